@@ -9,7 +9,13 @@ use serde_json::{Map, Value, json};
 use crate::answer;
 use crate::engine::Engine;
 use crate::fault::Planned;
-use crate::vocabulary::Token;
+use crate::vocabulary::{self, Token};
+
+/// SmolLM2's.
+const VOCABULARY_SIZE: u32 = 49_152;
+
+/// What vLLM calls itself in answers.
+const FINGERPRINT: &str = "vllm-0.32.0-0fa94de8";
 
 /// Which of the two routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +81,7 @@ pub struct Job {
     pub fault: Option<Planned>,
     /// The recorded stream the prompt asks for.
     pub replay: Option<(String, usize)>,
-    /// The answer's tokens; the end-of-sequence token is not among them.
+    /// The answer's tokens; where it stops by itself, the last one ends the sequence and has no text.
     pub tokens: Vec<Token>,
     id: String,
     created: u64,
@@ -106,11 +112,14 @@ impl Job {
         let (prompt, last_message) = prompt(engine, kind, body)?;
         let limit = engine.max_model_len;
         let max_tokens = match body["max_completion_tokens"].as_u64().or(body["max_tokens"].as_u64()) {
-            Some(0) => return Err(bad("max_tokens must be at least 1, got 0.".into(), "max_tokens")),
+            Some(0) => {
+                let message = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)";
+                return Err(bad(message.into(), "max_tokens"));
+            }
             Some(tokens) if tokens > limit => {
                 let message = format!(
-                    "max_tokens={tokens} cannot be greater than max_model_len=max_total_tokens={limit}. \
-                     Please request fewer output tokens."
+                    "max_tokens={tokens} cannot be greater than max_model_len={limit}. Please request fewer output tokens. \
+                     (parameter=max_tokens, value={tokens})"
                 );
                 return Err(bad(message, "max_tokens"));
             }
@@ -120,19 +129,31 @@ impl Job {
         };
         let length = prompt.len() as u64;
         if length >= limit {
+            let least = limit + 1;
             let message = format!(
-                "This model's maximum context length is {limit} tokens. However, you requested 0 output tokens and your \
-                 prompt contains at least {length} input tokens, for a total of at least {length} tokens. Please reduce the \
-                 length of the input prompt or the number of requested output tokens."
+                "This model's maximum context length is {limit} tokens. However, your prompt contains at least {least} input \
+                 tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input \
+                 prompt. (parameter=input_tokens, value={least})"
             );
             return Err(bad(message, "input_tokens"));
         }
+        if let Some(temperature) = body["temperature"].as_f64().filter(|temperature| *temperature < 0.0) {
+            let message = format!(
+                "temperature must be non-negative, got {temperature:?}. (parameter=temperature, value={temperature:?})"
+            );
+            return Err(bad(message, "temperature"));
+        }
+        if !matches!(body["temperature"], Value::Null | Value::Number(_)) {
+            return Err(invalid("body.temperature", "Input should be a valid number"));
+        }
         let stops = stop_strings(&body["stop"]);
-        if stops.len() > engine.settings.max_stop_strings {
-            return Err(bad(
-                format!("At most {} stop strings are allowed.", engine.settings.max_stop_strings),
-                "stop",
-            ));
+        let most = engine.settings.max_stop_strings;
+        if stops.len() > most {
+            let message = format!(
+                "List should have at most {most} items after validation, not {}",
+                stops.len()
+            );
+            return Err(invalid("body.stop", &message));
         }
         if let Some(tools) = body["tools"].as_array() {
             if tools.is_empty() {
@@ -162,7 +183,10 @@ impl Job {
             _ => None,
         };
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        let id = request_id.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
+        let id = request_id.map_or_else(
+            || uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
+            str::to_owned,
+        );
         Ok(Self {
             kind,
             stream,
@@ -194,45 +218,56 @@ impl Job {
         engine.finished[usize::from(self.finish == "length")].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether all events of tokens but the last differ in nothing but the text.
+    pub fn is_plain(&self) -> bool {
+        !self.token_ids && self.logprobs.is_none() && !self.continuous_usage
+    }
+
     /// The answer in one piece. `aborted` after `sent` tokens, where it was.
     pub fn whole(&self, sent: usize, aborted: bool, times: (Duration, Duration)) -> Value {
         let tokens = &self.tokens[..sent];
         let text: String = tokens.iter().map(|token| token.text.as_str()).collect();
-        let finish = if aborted { "abort" } else { self.finish };
-        let stop_reason = if aborted { Value::Null } else { self.stop_reason.clone() };
+        let (finish, stop_reason) = self.finish(aborted);
         let ids = self.ids(tokens);
-        let mut answer = self.head(if self.kind == Kind::Chat {
-            "chat.completion"
-        } else {
-            "text_completion"
-        });
+        let mut answer = self.head("chat.completion");
         let choice = match self.kind {
             Kind::Chat => json!({
                 "index": 0,
                 "message": {
                     "role": "assistant", "content": text, "refusal": null, "annotations": null, "audio": null,
-                    "function_call": null, "tool_calls": [], "reasoning": null,
+                    "function_call": null, "reasoning": null,
                 },
                 "logprobs": self.chat_logprobs(tokens),
-                "finish_reason": finish, "stop_reason": stop_reason, "token_ids": ids,
+                "finish_reason": finish, "stop_reason": stop_reason, "token_ids": ids, "routed_experts": null,
             }),
             Kind::Text => json!({
                 "index": 0, "text": text, "logprobs": self.text_logprobs(tokens, 0),
                 "finish_reason": finish, "stop_reason": stop_reason, "token_ids": ids,
-                "prompt_logprobs": null, "prompt_token_ids": self.prompt_ids(),
+                "prompt_logprobs": null, "prompt_token_ids": self.prompt_ids(), "routed_experts": null,
             }),
         };
         answer.insert("choices".into(), json!([choice]));
         answer.insert("service_tier".into(), Value::Null);
-        answer.insert("system_fingerprint".into(), Value::Null);
-        answer.insert("usage".into(), self.usage(sent, self.completion_tokens(sent)));
+        answer.insert("system_fingerprint".into(), json!(FINGERPRINT));
+        let mut usage = self.usage(sent);
+        usage["prompt_tokens_details"] = if self.prompt_token_details {
+            json!({"cached_tokens": 0, "created_cache_tokens": 0, "multimodal_tokens": null})
+        } else {
+            Value::Null
+        };
+        usage["completion_tokens_details"] = Value::Null;
+        answer.insert("usage".into(), usage);
         if self.kind == Kind::Chat {
             answer.insert("prompt_logprobs".into(), Value::Null);
             answer.insert("prompt_token_ids".into(), self.prompt_ids());
+            answer.insert("prompt_text".into(), Value::Null);
         }
         answer.insert("kv_transfer_params".into(), Value::Null);
+        answer.insert("ec_transfer_params".into(), Value::Null);
         if self.request_metrics {
-            answer.insert("metrics".into(), self.metrics(sent, times));
+            let mut metrics = self.metrics(sent, times);
+            metrics["speculative_decoding"] = Value::Null;
+            answer.insert("metrics".into(), metrics);
         }
         Value::Object(answer)
     }
@@ -246,59 +281,80 @@ impl Job {
                 "choices".into(),
                 json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]),
             );
+            self.continuous_usage(&mut event, 0);
             event.insert("prompt_token_ids".into(), self.prompt_ids());
-            self.with_usage(event, 0)
+            event.insert("prompt_text".into(), Value::Null);
+            Value::Object(event)
         })
     }
 
-    /// The event that carries token `index`, or the finish after all tokens.
-    pub fn event(&self, index: Option<usize>, aborted: bool, sent: usize) -> Value {
-        let tokens = index.map_or(&[][..], |index| &self.tokens[index..=index]);
-        let text: String = tokens.iter().map(|token| token.text.as_str()).collect();
-        let finish = match index {
-            Some(_) => Value::Null,
-            None if aborted => json!("abort"),
-            None => json!(self.finish),
-        };
-        let stop_reason = if index.is_none() && !aborted {
-            self.stop_reason.clone()
+    /// The event of token `index`; the last one carries the finish reason.
+    pub fn event(&self, index: usize) -> Value {
+        let last = index + 1 == self.tokens.len();
+        let finish = if last {
+            self.finish(false)
         } else {
-            Value::Null
+            (Value::Null, Value::Null)
         };
-        let ids = self.ids(tokens);
-        let mut choice = match self.kind {
-            Kind::Chat => json!({
-                "index": 0, "delta": {"content": text}, "logprobs": self.chat_logprobs(tokens),
-                "finish_reason": finish, "token_ids": ids,
-            }),
-            Kind::Text => json!({
-                "index": 0, "text": text, "logprobs": self.text_logprobs(tokens, sent), "finish_reason": finish,
-                "stop_reason": stop_reason, "prompt_token_ids": if sent <= 1 { self.prompt_ids() } else { Value::Null },
-                "token_ids": ids,
-            }),
+        self.delta(&self.tokens[index].text, index, finish)
+    }
+
+    /// The event of a plain token with this text in place of its own.
+    pub fn plain_event(&self, text: &str) -> Value {
+        self.delta(text, 1, (Value::Null, Value::Null))
+    }
+
+    /// The event that ends an answer the engine gave up.
+    pub fn abort(&self) -> Value {
+        self.delta("", self.tokens.len(), self.finish(true))
+    }
+
+    fn delta(&self, text: &str, index: usize, (finish, stop_reason): (Value, Value)) -> Value {
+        let tokens = self.tokens.get(index).map_or(&[][..], std::slice::from_ref);
+        let choice = match self.kind {
+            Kind::Chat => {
+                let mut choice = json!({
+                    "index": 0, "delta": {"content": text}, "logprobs": self.chat_logprobs(tokens), "finish_reason": finish,
+                });
+                if !choice["finish_reason"].is_null() {
+                    choice["stop_reason"] = stop_reason;
+                }
+                choice["token_ids"] = self.ids(tokens);
+                choice
+            }
+            Kind::Text => {
+                let offset = self.tokens[..index.min(self.tokens.len())]
+                    .iter()
+                    .map(|token| token.text.len())
+                    .sum();
+                json!({
+                    "index": 0, "text": text, "logprobs": self.text_logprobs(tokens, offset), "finish_reason": finish,
+                    "stop_reason": stop_reason,
+                    "prompt_token_ids": if index == 0 { self.prompt_ids() } else { Value::Null },
+                    "token_ids": self.ids(tokens),
+                })
+            }
         };
-        if self.kind == Kind::Chat && index.is_none() {
-            choice["stop_reason"] = stop_reason;
-        }
-        let mut event = self.head(if self.kind == Kind::Chat {
-            "chat.completion.chunk"
-        } else {
-            "text_completion"
-        });
+        let mut event = self.head("chat.completion.chunk");
         event.insert("choices".into(), json!([choice]));
-        self.with_usage(event, sent)
+        self.continuous_usage(&mut event, index + 1);
+        Value::Object(event)
     }
 
     /// The last event before `[DONE]`, where usage was asked for.
     pub fn closing(&self, sent: usize, times: (Duration, Duration)) -> Option<Value> {
         self.usage.then(|| {
-            let mut event = self.head(if self.kind == Kind::Chat {
-                "chat.completion.chunk"
-            } else {
-                "text_completion"
-            });
+            let mut event = self.head("chat.completion.chunk");
             event.insert("choices".into(), json!([]));
-            event.insert("usage".into(), self.usage(sent, self.completion_tokens(sent)));
+            let mut usage = self.usage(sent);
+            if self.prompt_token_details {
+                usage["prompt_tokens_details"] = json!({"cached_tokens": 0});
+                if self.kind == Kind::Chat {
+                    usage["prompt_tokens_details"]["created_cache_tokens"] = json!(0);
+                }
+            }
+            event.insert("usage".into(), usage);
+            event.insert("system_fingerprint".into(), json!(FINGERPRINT));
             if self.request_metrics {
                 event.insert("metrics".into(), self.metrics(sent, times));
             }
@@ -306,47 +362,55 @@ impl Job {
         })
     }
 
-    fn head(&self, object: &str) -> Map<String, Value> {
-        let head = json!({"id": self.id, "object": object, "created": self.created, "model": self.model});
-        match head {
-            Value::Object(head) => head,
-            _ => Map::new(),
-        }
-    }
-
-    fn with_usage(&self, mut event: Map<String, Value>, sent: usize) -> Value {
-        if self.continuous_usage {
-            event.insert("usage".into(), self.usage(sent, sent));
-        }
-        Value::Object(event)
-    }
-
-    /// vLLM counts the end-of-sequence token too.
-    fn completion_tokens(&self, sent: usize) -> usize {
-        sent + usize::from(self.finish == "stop" && sent == self.tokens.len())
-    }
-
-    fn usage(&self, _sent: usize, completion: usize) -> Value {
-        let prompt = self.prompt.len();
-        let details = if self.prompt_token_details {
-            json!({"cached_tokens": 0})
+    fn head(&self, chat: &str) -> Map<String, Value> {
+        let object = if self.kind == Kind::Chat {
+            chat
         } else {
-            Value::Null
+            "text_completion"
         };
-        json!({
-            "prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion,
-            "prompt_tokens_details": details,
-        })
+        let mut head = Map::new();
+        head.insert("id".into(), json!(self.id));
+        head.insert("object".into(), json!(object));
+        head.insert("created".into(), json!(self.created));
+        head.insert("model".into(), json!(self.model));
+        head
     }
 
+    /// Finish reason and stop reason.
+    fn finish(&self, aborted: bool) -> (Value, Value) {
+        if aborted {
+            (json!("abort"), Value::Null)
+        } else {
+            (json!(self.finish), self.stop_reason.clone())
+        }
+    }
+
+    fn continuous_usage(&self, event: &mut Map<String, Value>, sent: usize) {
+        if self.continuous_usage {
+            let mut usage = self.usage(sent);
+            usage["completion_tokens_details"] = Value::Null;
+            event.insert("usage".into(), usage);
+        }
+    }
+
+    fn usage(&self, sent: usize) -> Value {
+        let prompt = self.prompt.len();
+        json!({"prompt_tokens": prompt, "total_tokens": prompt + sent, "completion_tokens": sent})
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "numbers of tokens are small")]
     fn metrics(&self, sent: usize, (first, rest): (Duration, Duration)) -> Value {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-        let gaps = sent.saturating_sub(1).max(1) as f64;
-        json!({
-            "time_to_first_token_ms": milliseconds(first), "generation_time_ms": milliseconds(rest),
-            "queue_time_ms": 0.01, "mean_itl_ms": milliseconds(rest) / gaps,
-            "tokens_per_second": sent as f64 / (first + rest).as_secs_f64().max(1e-9),
-        })
+        let mut metrics = json!({
+            "time_to_first_token_ms": milliseconds(first),
+            "generation_time_ms": if sent > 1 { milliseconds(rest) } else { 0.0 },
+            "queue_time_ms": 0.03,
+        });
+        if sent > 1 {
+            metrics["mean_itl_ms"] = json!(milliseconds(rest) / (sent - 1) as f64);
+        }
+        metrics["tokens_per_second"] = json!(sent as f64 / (first + rest).as_secs_f64().max(1e-9));
+        metrics
     }
 
     fn ids(&self, tokens: &[Token]) -> Value {
@@ -410,7 +474,10 @@ pub fn known_model(engine: &Engine, body: &Value) -> Result<String, Refusal> {
         Value::Null => Ok(names[0].clone()),
         Value::String(name) if names.contains(name) => Ok(name.clone()),
         Value::String(name) => {
-            let message = format!("The model `{name}` does not exist.");
+            let message = format!(
+                "The model `{name}` does not exist. Valid aliases: {}.",
+                names.join(", ")
+            );
             Err(Refusal::new(404, "NotFoundError", message).about("model"))
         }
         other => Err(invalid(
@@ -420,17 +487,26 @@ pub fn known_model(engine: &Engine, body: &Value) -> Result<String, Refusal> {
     }
 }
 
-fn invalid(param: &str, message: &str) -> Refusal {
-    Refusal::new(400, "Bad Request", format!("1 validation error: {message}")).about(param)
+/// A body that is no request: vLLM's validation error.
+pub fn invalid(param: &str, message: &str) -> Refusal {
+    Refusal::new(
+        400,
+        "Bad Request",
+        format!("1 validation error:\n  {{'loc': '{param}', 'msg': '{message}'}}"),
+    )
+    .about(param)
 }
 
 /// The prompt as tokens, and the user's last words.
 pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, String), Refusal> {
     let vocabulary = &engine.vocabulary;
     let (mut tokens, last) = if kind == Kind::Chat {
-        let messages = body["messages"]
-            .as_array()
-            .ok_or_else(|| invalid("body.messages", "Field required"))?;
+        let messages = body["messages"].as_array();
+        let messages = messages.ok_or_else(|| invalid("body.messages", "Field required"))?;
+        if messages.is_empty() {
+            let message = "Cannot apply chat template to an empty conversation. Provide at least one message.";
+            return Err(Refusal::new(400, "BadRequestError", message));
+        }
         let last = messages
             .iter()
             .rev()
@@ -453,24 +529,24 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
                     .iter()
                     .filter_map(Value::as_u64)
                     .filter_map(|id| u32::try_from(id).ok());
-                let tokens: Vec<Token> = ids
-                    .map(|id| Token {
-                        id,
-                        text: vocabulary.text(&[id]),
-                    })
-                    .collect();
-                let text: String = tokens.iter().map(|token| token.text.as_str()).collect();
-                let last = last_user_words(&text);
-                (tokens, last)
+                let ids: Vec<u32> = ids.collect();
+                if let Some(id) = ids.iter().find(|id| **id >= VOCABULARY_SIZE) {
+                    let message = format!("Token id {id} is out of vocabulary");
+                    return Err(Refusal::new(400, "BadRequestError", message));
+                }
+                let text = vocabulary.text(&ids);
+                let token = |id| Token {
+                    id,
+                    text: vocabulary.text(&[id]),
+                };
+                (ids.into_iter().map(token).collect(), last_user_words(&text))
             }
-            _ => {
-                return Err(invalid(
-                    "body.prompt",
-                    "Either prompt or prompt_embeds must be provided",
-                ));
-            }
+            _ => return Err(empty_prompt()),
         }
     };
+    if tokens.is_empty() {
+        return Err(empty_prompt());
+    }
     if let Some(most) = body["truncate_prompt_tokens"]
         .as_u64()
         .and_then(|most| usize::try_from(most).ok())
@@ -479,6 +555,11 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
         tokens.drain(..over);
     }
     Ok((tokens, last))
+}
+
+fn empty_prompt() -> Refusal {
+    let message = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)";
+    Refusal::new(400, "BadRequestError", message).about("prompt")
 }
 
 /// What the user said last in a rendered chat; the whole text where it is none.
@@ -525,9 +606,18 @@ fn cut(engine: &Engine, answer: &str, stops: &[String], max_tokens: usize, ignor
     let mut tokens = engine.vocabulary.tokens(stop.map_or(answer, |(at, _)| &answer[..at]));
     if ignore_eos && stop.is_none() && !tokens.is_empty() {
         tokens = tokens.iter().cycle().take(max_tokens).cloned().collect();
+        return Cut {
+            tokens,
+            finish: "length",
+            stop_reason: Value::Null,
+        };
     }
-    // The end of the sequence is a token too, so an answer that just fits is cut for its length as well.
-    if tokens.len() >= max_tokens {
+    // The end of the sequence is a token too, and so is the one that completed the stop string.
+    tokens.push(Token {
+        id: vocabulary::END,
+        text: String::new(),
+    });
+    if tokens.len() > max_tokens {
         tokens.truncate(max_tokens);
         return Cut {
             tokens,

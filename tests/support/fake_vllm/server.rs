@@ -118,10 +118,9 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
             )));
         }
         Err(error) => {
-            return Ok(refused(&Refusal::new(
-                400,
-                "Bad Request",
-                format!("1 validation error: JSON decode error: {error}"),
+            return Ok(refused(&openai::invalid(
+                "body",
+                &format!("JSON decode error: {error}"),
             )));
         }
     };
@@ -185,7 +184,12 @@ fn models(engine: &Engine) -> Value {
     let entry = |name: &String| {
         json!({
             "id": name, "object": "model", "created": 1_795_400_000, "owned_by": "vllm",
-            "root": engine.arguments.model, "parent": null, "max_model_len": engine.max_model_len, "permission": [],
+            "root": engine.arguments.model, "parent": null, "max_model_len": engine.max_model_len,
+            "permission": [{
+                "id": "modelperm-0123456789abcdef", "object": "model_permission", "created": 1_795_400_000,
+                "allow_create_engine": false, "allow_sampling": true, "allow_logprobs": true, "allow_search_indices": false,
+                "allow_view": true, "allow_fine_tuning": false, "organization": "*", "group": null, "is_blocking": false,
+            }],
         })
     };
     json!({"object": "list", "data": engine.arguments.served_names.iter().map(entry).collect::<Vec<_>>()})
@@ -272,6 +276,9 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
     let event = |value: &Value| Ok(Bytes::from(format!("data: {value}\n\n")));
     let mut opened = false;
     let mut sent = 0;
+    // Most events differ in the text alone, and load tests want many of them.
+    let plain = job.is_plain().then(|| job.plain_event("@@@").to_string());
+    let plain = plain.as_deref().and_then(|event| event.split_once("\"@@@\""));
     loop {
         let step = run.step().await;
         // vLLM sends the first chunk together with the first output, not before.
@@ -284,7 +291,14 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
         match step {
             Step::Token(index) => {
                 sent = index + 1;
-                sender.send(event(&job.event(Some(index), false, sent))).await.ok()?;
+                let bytes = match plain {
+                    Some((before, after)) if sent > 1 && sent < job.tokens.len() => {
+                        let text = json!(job.tokens[index].text);
+                        Ok(Bytes::from(format!("data: {before}{text}{after}\n\n")))
+                    }
+                    _ => event(&job.event(index)),
+                };
+                sender.send(bytes).await.ok()?;
                 continue;
             }
             Step::Finished => job.count(engine),
@@ -294,12 +308,8 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
             }
             Step::Cut => return sender.send(Err(CutOff)).await.ok(),
             Step::NoDone => return None,
-            Step::Aborted => {}
+            Step::Aborted => sender.send(event(&job.abort())).await.ok()?,
         }
-        sender
-            .send(event(&job.event(None, step == Step::Aborted, sent)))
-            .await
-            .ok()?;
         if let Some(closing) = job.closing(sent, run.times()) {
             sender.send(event(&closing)).await.ok()?;
         }
@@ -379,7 +389,10 @@ fn empty(status: u16) -> Response<Body> {
 }
 
 fn response(status: u16, kind: Option<&'static str>, body: Body) -> Response<Body> {
-    let mut response = Response::builder().status(status).header("server", "uvicorn");
+    let mut response = Response::builder()
+        .status(status)
+        .header("server", "uvicorn")
+        .header("vary", "Origin");
     if let Some(kind) = kind {
         response = response.header("content-type", kind);
     }

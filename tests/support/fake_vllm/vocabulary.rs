@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 /// Words that are one token each and have fixed ids, like SmolLM2's.
 const SPECIAL: &[(&str, u32)] = &[("<|endoftext|>", 0), ("<|im_start|>", 1), ("<|im_end|>", 2)];
 
+/// The token that ends a turn.
+pub const END: u32 = 2;
+
 /// First id for ordinary words.
 const FIRST: u32 = 1000;
 
