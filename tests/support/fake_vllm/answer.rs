@@ -8,15 +8,8 @@ pub fn text(prompt: &str, last_message: &str, format: Option<&Value>) -> String 
         return format;
     }
     if let Some((_, order)) = last_message.rsplit_once("FAKE:count ") {
-        let last: u64 = order
-            .split_whitespace()
-            .next()
-            .and_then(|word| word.parse().ok())
-            .unwrap_or(10);
-        return (1..=last)
-            .map(|number| number.to_string())
-            .collect::<Vec<_>>()
-            .join(" ");
+        let last: u64 = order.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(10);
+        return (1..=last).map(|number| number.to_string()).collect::<Vec<_>>().join(" ");
     }
     if let Some((_, words)) = last_message.split_once("FAKE:text ") {
         return words.to_owned();
@@ -51,11 +44,7 @@ fn example(schema: &Value) -> Value {
     match schema["type"].as_str() {
         Some("object") => {
             let members = schema["properties"].as_object();
-            members
-                .into_iter()
-                .flatten()
-                .map(|(name, member)| (name.clone(), example(member)))
-                .collect()
+            members.into_iter().flatten().map(|(name, member)| (name.clone(), example(member))).collect()
         }
         Some("array") => json!([example(&schema["items"])]),
         Some("integer") => json!(30),

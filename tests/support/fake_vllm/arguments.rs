@@ -123,28 +123,15 @@ impl Arguments {
         // `--logging-config.formatter json` sets one field of a structured flag.
         let known = |flag: &str| KNOWN.contains(&flag.split('.').next().unwrap_or(flag)) && reject != Some(flag);
         if let Some((flag, values)) = given.iter().find(|(flag, _)| !known(flag)) {
-            return Err(format!("unrecognized arguments: {flag} {}", values.join(" "))
-                .trim_end()
-                .to_owned());
+            return Err(format!("unrecognized arguments: {flag} {}", values.join(" ")).trim_end().to_owned());
         }
-        let all = |flag: &str| {
-            given
-                .iter()
-                .rev()
-                .find(|(name, _)| name == flag)
-                .map(|(_, values)| values.clone())
-        };
+        let all = |flag: &str| given.iter().rev().find(|(name, _)| name == flag).map(|(_, values)| values.clone());
         let one = |flag: &str| all(flag).and_then(|values| values.into_iter().next());
         let number = |flag: &str| one(flag).and_then(|value| value.parse().ok());
-        let model = positional
-            .into_iter()
-            .next()
-            .or_else(|| one("--model"))
-            .unwrap_or_else(|| "Qwen/Qwen3-0.6B".into());
+        let model =
+            positional.into_iter().next().or_else(|| one("--model")).unwrap_or_else(|| "Qwen/Qwen3-0.6B".into());
         Ok(Self {
-            socket: one("--uds")
-                .ok_or("argument --uds: the fake serves on a Unix socket only")?
-                .into(),
+            socket: one("--uds").ok_or("argument --uds: the fake serves on a Unix socket only")?.into(),
             served_names: all("--served-model-name").unwrap_or_else(|| vec![model.clone()]),
             model,
             max_model_len: number("--max-model-len"),

@@ -73,8 +73,7 @@ impl Engine {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
             let mut line = request.to_string();
             line.push('\n');
-            file.and_then(|mut file| file.write_all(line.as_bytes()))
-                .expect("FAKE_VLLM_REQUESTS: a file to write to");
+            file.and_then(|mut file| file.write_all(line.as_bytes())).expect("FAKE_VLLM_REQUESTS: a file to write to");
         }
         *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = request;
     }

@@ -59,10 +59,7 @@ impl Fault {
 
     /// Whether it happens instead of an answer, before any token.
     pub fn comes_first(self) -> bool {
-        matches!(
-            self,
-            Self::CutHead | Self::Http400 | Self::Http500 | Self::Http503 | Self::NotJson
-        )
+        matches!(self, Self::CutHead | Self::Http400 | Self::Http500 | Self::Http503 | Self::NotJson)
     }
 }
 
@@ -81,9 +78,6 @@ impl Planned {
         let (_, order) = prompt.rsplit_once("FAKE:")?;
         let mut words = order.split_whitespace();
         let fault = Fault::named(words.next()?)?;
-        Some(Self {
-            after: words.next().and_then(|word| word.parse().ok()).unwrap_or(3),
-            fault,
-        })
+        Some(Self { after: words.next().and_then(|word| word.parse().ok()).unwrap_or(3), fault })
     }
 }

@@ -24,48 +24,16 @@ pub fn render(engine: &Engine) -> String {
     let [stopped, lengths] = [0, 1].map(|reason| count(engine.finished[reason].load(Ordering::Relaxed)));
 
     let running_help = "Number of requests in model execution batches.";
-    family(
-        "vllm:num_requests_running",
-        "gauge",
-        running_help,
-        &[("", "", count(running))],
-    );
+    family("vllm:num_requests_running", "gauge", running_help, &[("", "", count(running))]);
     let waiting_help = "Number of requests waiting to be processed.";
     family("vllm:num_requests_waiting", "gauge", waiting_help, &[("", "", 0.0)]);
     let usage_help = "KV-cache usage. 1 means 100 percent usage.";
     family("vllm:kv_cache_usage_perc", "gauge", usage_help, &[("", "", 0.0)]);
-    family(
-        "vllm:prompt_tokens_total",
-        "counter",
-        "Number of prefill tokens processed.",
-        &[("", "", prompt)],
-    );
-    family(
-        "vllm:generation_tokens_total",
-        "counter",
-        "Number of generation tokens processed.",
-        &[("", "", generated)],
-    );
-    let finished = [
-        ("", ",finished_reason=\"stop\"", stopped),
-        ("", ",finished_reason=\"length\"", lengths),
-    ];
-    family(
-        "vllm:request_success_total",
-        "counter",
-        "Count of successfully processed requests.",
-        &finished,
-    );
-    let steps = [
-        ("_bucket", ",le=\"+Inf\"", iterations),
-        ("_count", "", iterations),
-        ("_sum", "", prompt + generated),
-    ];
-    family(
-        "vllm:iteration_tokens_total",
-        "histogram",
-        "Histogram of number of tokens per engine_step.",
-        &steps,
-    );
+    family("vllm:prompt_tokens_total", "counter", "Number of prefill tokens processed.", &[("", "", prompt)]);
+    family("vllm:generation_tokens_total", "counter", "Number of generation tokens processed.", &[("", "", generated)]);
+    let finished = [("", ",finished_reason=\"stop\"", stopped), ("", ",finished_reason=\"length\"", lengths)];
+    family("vllm:request_success_total", "counter", "Count of successfully processed requests.", &finished);
+    let steps = [("_bucket", ",le=\"+Inf\"", iterations), ("_count", "", iterations), ("_sum", "", prompt + generated)];
+    family("vllm:iteration_tokens_total", "histogram", "Histogram of number of tokens per engine_step.", &steps);
     text
 }

@@ -39,12 +39,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without a parameter.
     pub fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            kind,
-            param: None,
-            message: message.into(),
-        }
+        Self { status, kind, param: None, message: message.into() }
     }
 
     fn about(mut self, param: &str) -> Self {
@@ -60,12 +55,7 @@ impl Refusal {
 
     /// vLLM's error object.
     pub fn body(&self) -> Value {
-        let Self {
-            status,
-            kind,
-            param,
-            message,
-        } = self;
+        let Self { status, kind, param, message } = self;
         json!({"error": {"message": message, "type": kind, "param": param, "code": status}})
     }
 }
@@ -104,10 +94,7 @@ impl Job {
         let model = known_model(engine, body)?;
         let stream = body["stream"].as_bool().unwrap_or(false);
         if !stream && !body["stream_options"].is_null() {
-            return Err(bad(
-                "Stream options can only be defined when `stream=True`.".into(),
-                "stream_options",
-            ));
+            return Err(bad("Stream options can only be defined when `stream=True`.".into(), "stream_options"));
         }
         let (prompt, last_message) = prompt(engine, kind, body)?;
         let limit = engine.max_model_len;
@@ -149,10 +136,7 @@ impl Job {
         let stops = stop_strings(&body["stop"]);
         let most = engine.settings.max_stop_strings;
         if stops.len() > most {
-            let message = format!(
-                "List should have at most {most} items after validation, not {}",
-                stops.len()
-            );
+            let message = format!("List should have at most {most} items after validation, not {}", stops.len());
             return Err(invalid("body.stop", &message));
         }
         if let Some(tools) = body["tools"].as_array() {
@@ -169,13 +153,7 @@ impl Job {
         let text = prompt.iter().map(|token| token.text.as_str()).collect::<String>();
         let answer = answer::text(&text, &last_message, Some(&body["response_format"]));
         let max_tokens = usize::try_from(max_tokens.min(limit - length)).unwrap_or(usize::MAX);
-        let cut = cut(
-            engine,
-            &answer,
-            &stops,
-            max_tokens,
-            body["ignore_eos"].as_bool().unwrap_or(false),
-        );
+        let cut = cut(engine, &answer, &stops, max_tokens, body["ignore_eos"].as_bool().unwrap_or(false));
         engine.prompt_tokens.fetch_add(length, Ordering::Relaxed);
         let logprobs = match kind {
             Kind::Chat if body["logprobs"] == json!(true) => Some(number(&body["top_logprobs"])),
@@ -183,10 +161,7 @@ impl Job {
             _ => None,
         };
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        let id = request_id.map_or_else(
-            || uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
-            str::to_owned,
-        );
+        let id = request_id.map_or_else(|| uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(), str::to_owned);
         Ok(Self {
             kind,
             stream,
@@ -194,18 +169,13 @@ impl Job {
             replay: replay(&last_message),
             tokens: cut.tokens,
             id: format!("{prefix}-{id}"),
-            created: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             model,
             prompt,
             finish: cut.finish,
             stop_reason: cut.stop_reason,
             usage: body["stream_options"]["include_usage"].as_bool().unwrap_or(false),
-            continuous_usage: body["stream_options"]["continuous_usage_stats"]
-                .as_bool()
-                .unwrap_or(false),
+            continuous_usage: body["stream_options"]["continuous_usage_stats"].as_bool().unwrap_or(false),
             token_ids: body["return_token_ids"].as_bool().unwrap_or(false),
             logprobs,
             request_metrics: engine.arguments.request_metrics,
@@ -251,7 +221,8 @@ impl Job {
         answer.insert("system_fingerprint".into(), json!(FINGERPRINT));
         let mut usage = self.usage(sent);
         usage["prompt_tokens_details"] = if self.prompt_token_details {
-            json!({"cached_tokens": 0, "created_cache_tokens": 0, "multimodal_tokens": null})
+            let created = if self.kind == Kind::Chat { json!(0) } else { Value::Null };
+            json!({"cached_tokens": 0, "created_cache_tokens": created, "multimodal_tokens": null})
         } else {
             Value::Null
         };
@@ -291,11 +262,7 @@ impl Job {
     /// The event of token `index`; the last one carries the finish reason.
     pub fn event(&self, index: usize) -> Value {
         let last = index + 1 == self.tokens.len();
-        let finish = if last {
-            self.finish(false)
-        } else {
-            (Value::Null, Value::Null)
-        };
+        let finish = if last { self.finish(false) } else { (Value::Null, Value::Null) };
         self.delta(&self.tokens[index].text, index, finish)
     }
 
@@ -323,10 +290,7 @@ impl Job {
                 choice
             }
             Kind::Text => {
-                let offset = self.tokens[..index.min(self.tokens.len())]
-                    .iter()
-                    .map(|token| token.text.len())
-                    .sum();
+                let offset = self.tokens[..index.min(self.tokens.len())].iter().map(|token| token.text.len()).sum();
                 json!({
                     "index": 0, "text": text, "logprobs": self.text_logprobs(tokens, offset), "finish_reason": finish,
                     "stop_reason": stop_reason,
@@ -336,7 +300,12 @@ impl Job {
             }
         };
         let mut event = self.head("chat.completion.chunk");
+        let finished = !choice["finish_reason"].is_null();
         event.insert("choices".into(), json!([choice]));
+        // It rides on the last event, whichever that is.
+        if finished && !self.usage && self.kind == Kind::Chat {
+            event.insert("system_fingerprint".into(), json!(FINGERPRINT));
+        }
         self.continuous_usage(&mut event, index + 1);
         Value::Object(event)
     }
@@ -363,11 +332,7 @@ impl Job {
     }
 
     fn head(&self, chat: &str) -> Map<String, Value> {
-        let object = if self.kind == Kind::Chat {
-            chat
-        } else {
-            "text_completion"
-        };
+        let object = if self.kind == Kind::Chat { chat } else { "text_completion" };
         let mut head = Map::new();
         head.insert("id".into(), json!(self.id));
         head.insert("object".into(), json!(object));
@@ -378,11 +343,7 @@ impl Job {
 
     /// Finish reason and stop reason.
     fn finish(&self, aborted: bool) -> (Value, Value) {
-        if aborted {
-            (json!("abort"), Value::Null)
-        } else {
-            (json!(self.finish), self.stop_reason.clone())
-        }
+        if aborted { (json!("abort"), Value::Null) } else { (json!(self.finish), self.stop_reason.clone()) }
     }
 
     fn continuous_usage(&self, event: &mut Map<String, Value>, sent: usize) {
@@ -414,11 +375,7 @@ impl Job {
     }
 
     fn ids(&self, tokens: &[Token]) -> Value {
-        if self.token_ids {
-            tokens.iter().map(|token| token.id).collect()
-        } else {
-            Value::Null
-        }
+        if self.token_ids { tokens.iter().map(|token| token.id).collect() } else { Value::Null }
     }
 
     fn prompt_ids(&self) -> Value {
@@ -432,9 +389,8 @@ impl Job {
             .iter()
             .map(|token| {
                 let mut chosen = entry(&token.text, -0.1);
-                let top: Vec<Value> = alternatives(&token.text, top)
-                    .map(|(text, logprob)| entry(&text, logprob))
-                    .collect();
+                let top: Vec<Value> =
+                    alternatives(&token.text, top).map(|(text, logprob)| entry(&text, logprob)).collect();
                 chosen["top_logprobs"] = Value::Array(top);
                 chosen
             })
@@ -446,11 +402,7 @@ impl Job {
         let Some(top) = self.logprobs else { return Value::Null };
         let tops: Vec<Map<String, Value>> = tokens
             .iter()
-            .map(|token| {
-                alternatives(&token.text, top.max(1))
-                    .map(|(text, logprob)| (text, json!(logprob)))
-                    .collect()
-            })
+            .map(|token| alternatives(&token.text, top.max(1)).map(|(text, logprob)| (text, json!(logprob))).collect())
             .collect();
         json!({
             "text_offset": vec![sent; tokens.len()],
@@ -474,27 +426,17 @@ pub fn known_model(engine: &Engine, body: &Value) -> Result<String, Refusal> {
         Value::Null => Ok(names[0].clone()),
         Value::String(name) if names.contains(name) => Ok(name.clone()),
         Value::String(name) => {
-            let message = format!(
-                "The model `{name}` does not exist. Valid aliases: {}.",
-                names.join(", ")
-            );
+            let message = format!("The model `{name}` does not exist. Valid aliases: {}.", names.join(", "));
             Err(Refusal::new(404, "NotFoundError", message).about("model"))
         }
-        other => Err(invalid(
-            "body.model",
-            &format!("Input should be a valid string, got {other}"),
-        )),
+        other => Err(invalid("body.model", &format!("Input should be a valid string, got {other}"))),
     }
 }
 
 /// A body that is no request: vLLM's validation error.
 pub fn invalid(param: &str, message: &str) -> Refusal {
-    Refusal::new(
-        400,
-        "Bad Request",
-        format!("1 validation error:\n  {{'loc': '{param}', 'msg': '{message}'}}"),
-    )
-    .about(param)
+    Refusal::new(400, "Bad Request", format!("1 validation error:\n  {{'loc': '{param}', 'msg': '{message}'}}"))
+        .about(param)
 }
 
 /// The prompt as tokens, and the user's last words.
@@ -507,16 +449,9 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
             let message = "Cannot apply chat template to an empty conversation. Provide at least one message.";
             return Err(Refusal::new(400, "BadRequestError", message));
         }
-        let last = messages
-            .iter()
-            .rev()
-            .find(|message| message["role"] == "user")
-            .map(answer::content);
+        let last = messages.iter().rev().find(|message| message["role"] == "user").map(answer::content);
         let generation = body["add_generation_prompt"].as_bool().unwrap_or(true);
-        (
-            vocabulary.tokens(&answer::render_chat(messages, generation)),
-            last.unwrap_or_default(),
-        )
+        (vocabulary.tokens(&answer::render_chat(messages, generation)), last.unwrap_or_default())
     } else {
         let prompt = match &body["prompt"] {
             Value::Array(list) if list.first().is_some_and(|first| !first.is_u64()) => &list[0],
@@ -525,20 +460,14 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
         match prompt {
             Value::String(text) => (vocabulary.tokens(text), last_user_words(text)),
             Value::Array(ids) => {
-                let ids = ids
-                    .iter()
-                    .filter_map(Value::as_u64)
-                    .filter_map(|id| u32::try_from(id).ok());
+                let ids = ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok());
                 let ids: Vec<u32> = ids.collect();
                 if let Some(id) = ids.iter().find(|id| **id >= VOCABULARY_SIZE) {
                     let message = format!("Token id {id} is out of vocabulary");
                     return Err(Refusal::new(400, "BadRequestError", message));
                 }
                 let text = vocabulary.text(&ids);
-                let token = |id| Token {
-                    id,
-                    text: vocabulary.text(&[id]),
-                };
+                let token = |id| Token { id, text: vocabulary.text(&[id]) };
                 (ids.into_iter().map(token).collect(), last_user_words(&text))
             }
             _ => return Err(empty_prompt()),
@@ -547,10 +476,7 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
     if tokens.is_empty() {
         return Err(empty_prompt());
     }
-    if let Some(most) = body["truncate_prompt_tokens"]
-        .as_u64()
-        .and_then(|most| usize::try_from(most).ok())
-    {
+    if let Some(most) = body["truncate_prompt_tokens"].as_u64().and_then(|most| usize::try_from(most).ok()) {
         let over = tokens.len().saturating_sub(most);
         tokens.drain(..over);
     }
@@ -564,9 +490,7 @@ fn empty_prompt() -> Refusal {
 
 /// What the user said last in a rendered chat; the whole text where it is none.
 fn last_user_words(prompt: &str) -> String {
-    let after = prompt
-        .rsplit_once("<|im_start|>user\n")
-        .map_or(prompt, |(_, after)| after);
+    let after = prompt.rsplit_once("<|im_start|>user\n").map_or(prompt, |(_, after)| after);
     after.split("<|im_end|>").next().unwrap_or(after).to_owned()
 }
 
@@ -585,10 +509,7 @@ fn stop_strings(stop: &Value) -> Vec<String> {
 }
 
 fn number(value: &Value) -> usize {
-    value
-        .as_u64()
-        .and_then(|number| usize::try_from(number).ok())
-        .unwrap_or(0)
+    value.as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or(0)
 }
 
 struct Cut {
@@ -599,35 +520,29 @@ struct Cut {
 
 /// Cuts an answer at the first stop string or at the limit, whichever comes first.
 fn cut(engine: &Engine, answer: &str, stops: &[String], max_tokens: usize, ignore_eos: bool) -> Cut {
-    let stop = stops
-        .iter()
-        .filter_map(|stop| answer.find(stop.as_str()).map(|at| (at, stop)))
-        .min();
-    let mut tokens = engine.vocabulary.tokens(stop.map_or(answer, |(at, _)| &answer[..at]));
+    let stop = stops.iter().filter_map(|stop| answer.find(stop.as_str()).map(|at| (at, stop))).min();
+    let mut tokens = engine.vocabulary.tokens(answer);
+    // The token that ends the answer: the one that completed the stop string, or the end of the sequence.
+    let mut end = Token { id: vocabulary::END, text: String::new() };
+    if let Some((at, stop)) = stop {
+        let mut begin = 0;
+        let complete = tokens.iter().take_while(|token| {
+            begin += token.text.len();
+            begin < at + stop.len() && begin <= at
+        });
+        let complete = complete.count();
+        let begin: usize = tokens[..complete].iter().map(|token| token.text.len()).sum();
+        end = Token { id: tokens[complete].id, text: answer[begin..at].to_owned() };
+        tokens.truncate(complete);
+    }
     if ignore_eos && stop.is_none() && !tokens.is_empty() {
         tokens = tokens.iter().cycle().take(max_tokens).cloned().collect();
-        return Cut {
-            tokens,
-            finish: "length",
-            stop_reason: Value::Null,
-        };
+        return Cut { tokens, finish: "length", stop_reason: Value::Null };
     }
-    // The end of the sequence is a token too, and so is the one that completed the stop string.
-    tokens.push(Token {
-        id: vocabulary::END,
-        text: String::new(),
-    });
+    tokens.push(end);
     if tokens.len() > max_tokens {
         tokens.truncate(max_tokens);
-        return Cut {
-            tokens,
-            finish: "length",
-            stop_reason: Value::Null,
-        };
+        return Cut { tokens, finish: "length", stop_reason: Value::Null };
     }
-    Cut {
-        tokens,
-        finish: "stop",
-        stop_reason: stop.map_or(Value::Null, |(_, stop)| json!(stop)),
-    }
+    Cut { tokens, finish: "stop", stop_reason: stop.map_or(Value::Null, |(_, stop)| json!(stop)) }
 }

@@ -45,18 +45,11 @@ const ROLES: &[(&str, Role)] = &[
 impl Role {
     /// The role of that name.
     pub fn named(name: &str) -> Self {
-        ROLES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .expect("FAKE_VLLM_ROLE: a known role")
-            .1
+        ROLES.iter().find(|(known, _)| *known == name).expect("FAKE_VLLM_ROLE: a known role").1
     }
 
     fn name(self) -> &'static str {
-        ROLES
-            .iter()
-            .find(|(_, role)| *role == self)
-            .map_or("", |(name, _)| name)
+        ROLES.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| name)
     }
 
     /// The title `ps` shows.

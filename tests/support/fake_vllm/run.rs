@@ -53,15 +53,7 @@ impl Run {
     /// Begins an answer.
     pub fn new(running: Running, tokens: Vec<Token>, fault: Option<Planned>) -> Self {
         let core_dead = running.0.core_dead.subscribe();
-        Self {
-            tokens,
-            running,
-            fault,
-            core_dead,
-            begun: Instant::now(),
-            first: None,
-            next: 0,
-        }
+        Self { tokens, running, fault, core_dead, begun: Instant::now(), first: None, next: 0 }
     }
 
     /// Waits for the next token or the end.

@@ -47,9 +47,7 @@ impl hyper::body::Body for Body {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(pieces) => pieces
-                .poll_recv(context)
-                .map(|piece| piece.map(|piece| piece.map(Frame::data))),
+            Self::Stream(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
 
@@ -84,9 +82,7 @@ async fn connection(stream: UnixStream, engine: Arc<Engine>) {
         return;
     };
     let service = service_fn(move |request| answer(request, Arc::clone(&engine), Arc::clone(&raw)));
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 type Raw = Arc<std::os::unix::net::UnixStream>;
@@ -104,10 +100,7 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         "/tokenize" | "/detokenize" => return Ok(tokens(path, &body, &engine)),
         _ => return Ok(json_answer(404, &json!({"detail": "Not Found"}))),
     };
-    let is_json = head
-        .headers
-        .get("content-type")
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let is_json = head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     let value: Value = match serde_json::from_slice(&body) {
         Ok(value) if is_json => value,
         Ok(_) => {
@@ -118,27 +111,14 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
             )));
         }
         Err(error) => {
-            return Ok(refused(&openai::invalid(
-                "body",
-                &format!("JSON decode error: {error}"),
-            )));
+            return Ok(refused(&openai::invalid("body", &format!("JSON decode error: {error}"))));
         }
     };
-    let header = |name: &str| {
-        head.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-    };
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let names: serde_json::Map<String, Value> = head
         .headers
         .iter()
-        .map(|(name, value)| {
-            (
-                name.as_str().to_owned(),
-                json!(String::from_utf8_lossy(value.as_bytes())),
-            )
-        })
+        .map(|(name, value)| (name.as_str().to_owned(), json!(String::from_utf8_lossy(value.as_bytes()))))
         .collect();
     engine.record(json!({"path": path, "headers": names, "body": value}));
     if *engine.core_dead.borrow() {
@@ -149,21 +129,13 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         Err(refusal) => return Ok(refused(&refusal)),
     };
     let run = Run::new(engine.start_running(), job.tokens.clone(), job.fault);
-    if let Some(fault) = job
-        .fault
-        .filter(|planned| planned.fault.comes_first())
-        .map(|planned| planned.fault)
-    {
+    if let Some(fault) = job.fault.filter(|planned| planned.fault.comes_first()).map(|planned| planned.fault) {
         return instead(fault, &raw);
     }
     if let Some((file, piece)) = replay_file(&job, &engine) {
         return Ok(replay(&file, piece, run));
     }
-    if job.stream {
-        Ok(stream(job, run, engine))
-    } else {
-        whole(job, run, &engine).await
-    }
+    if job.stream { Ok(stream(job, run, engine)) } else { whole(job, run, &engine).await }
 }
 
 fn get(path: &str, engine: &Engine) -> Response<Body> {
@@ -197,44 +169,25 @@ fn models(engine: &Engine) -> Value {
 
 fn tokens(path: &str, body: &[u8], engine: &Arc<Engine>) -> Response<Body> {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
-        return refused(&Refusal::new(
-            400,
-            "Bad Request",
-            "1 validation error: JSON decode error",
-        ));
+        return refused(&Refusal::new(400, "Bad Request", "1 validation error: JSON decode error"));
     };
     if let Err(refusal) = openai::known_model(engine, &value) {
         return refused(&refusal);
     }
     if path == "/detokenize" {
-        let ids = value["tokens"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_u64);
+        let ids = value["tokens"].as_array().into_iter().flatten().filter_map(Value::as_u64);
         let ids: Vec<u32> = ids.filter_map(|id| u32::try_from(id).ok()).collect();
         return json_answer(200, &json!({"prompt": engine.vocabulary.text(&ids)}));
     }
-    let kind = if value["messages"].is_array() {
-        Kind::Chat
-    } else {
-        Kind::Text
-    };
+    let kind = if value["messages"].is_array() { Kind::Chat } else { Kind::Text };
     match openai::prompt(engine, kind, &value) {
         Err(refusal) => refused(&refusal),
         Ok((tokens, _)) => {
             let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
             let texts: Vec<&str> = tokens.iter().map(|token| token.text.as_str()).collect();
-            let texts = if value["return_token_strs"] == json!(true) {
-                json!(texts)
-            } else {
-                Value::Null
-            };
+            let texts = if value["return_token_strs"] == json!(true) { json!(texts) } else { Value::Null };
             let length = engine.max_model_len;
-            json_answer(
-                200,
-                &json!({"count": ids.len(), "max_model_len": length, "tokens": ids, "token_strs": texts}),
-            )
+            json_answer(200, &json!({"count": ids.len(), "max_model_len": length, "tokens": ids, "token_strs": texts}))
         }
     }
 }
@@ -318,10 +271,7 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
 }
 
 fn replay_file(job: &Job, engine: &Engine) -> Option<(std::path::PathBuf, usize)> {
-    let asked = job
-        .replay
-        .as_ref()
-        .map(|(name, piece)| (engine.settings.replay_directory.join(name), *piece));
+    let asked = job.replay.as_ref().map(|(name, piece)| (engine.settings.replay_directory.join(name), *piece));
     asked.or_else(|| engine.settings.replay.clone())
 }
 
@@ -353,17 +303,9 @@ fn instead(fault: Fault, raw: &Raw) -> Result<Response<Body>, CutOff> {
             let _ = raw.as_ref().write_all(b"HTTP/1.1 200 OK\r\ncontent-ty");
             Err(CutOff)
         }
-        Fault::Http400 => Ok(refused(&Refusal::new(
-            400,
-            "BadRequestError",
-            "the fake refuses this request",
-        ))),
+        Fault::Http400 => Ok(refused(&Refusal::new(400, "BadRequestError", "the fake refuses this request"))),
         Fault::Http503 => Ok(refused(&Refusal::new(503, "Service Unavailable", "the queue is full"))),
-        Fault::NotJson => Ok(typed(
-            200,
-            "application/json",
-            "<html>this is no JSON</html>".to_owned(),
-        )),
+        Fault::NotJson => Ok(typed(200, "application/json", "<html>this is no JSON</html>".to_owned())),
         _ => Ok(refused(&Refusal::new(500, "InternalServerError", "the fake failed"))),
     }
 }
@@ -389,10 +331,7 @@ fn empty(status: u16) -> Response<Body> {
 }
 
 fn response(status: u16, kind: Option<&'static str>, body: Body) -> Response<Body> {
-    let mut response = Response::builder()
-        .status(status)
-        .header("server", "uvicorn")
-        .header("vary", "Origin");
+    let mut response = Response::builder().status(status).header("server", "uvicorn").header("vary", "Origin");
     if let Some(kind) = kind {
         response = response.header("content-type", kind);
     }

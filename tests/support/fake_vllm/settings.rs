@@ -68,11 +68,7 @@ impl Settings {
             reject: text("FAKE_VLLM_REJECT"),
             garbage: switch("FAKE_VLLM_GARBAGE"),
             long_line: number("FAKE_VLLM_LONG_LINE").unwrap_or(0),
-            token_time: if rate > 0.0 {
-                Duration::from_secs_f64(1.0 / rate)
-            } else {
-                Duration::ZERO
-            },
+            token_time: if rate > 0.0 { Duration::from_secs_f64(1.0 / rate) } else { Duration::ZERO },
             first_token: Duration::from_millis(number("FAKE_VLLM_FIRST_TOKEN_MS").unwrap_or(0)),
             fault: text("FAKE_VLLM_FAULT").map(|fault| planned(&fault)),
             replay: text("FAKE_VLLM_REPLAY").map(|replay| replayed(&replay)),
@@ -89,10 +85,7 @@ impl Settings {
 
     /// How long this phase of the start takes.
     pub fn phase(&self, phase: Phase) -> Duration {
-        self.start
-            .iter()
-            .find(|(named, _)| *named == phase)
-            .map_or(Duration::ZERO, |(_, time)| *time)
+        self.start.iter().find(|(named, _)| *named == phase).map_or(Duration::ZERO, |(_, time)| *time)
     }
 }
 
@@ -105,20 +98,14 @@ fn switch(name: &str) -> bool {
 }
 
 fn number<N: std::str::FromStr>(name: &str) -> Option<N> {
-    text(name).map(|value| {
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}: {value:?} is no number"))
-    })
+    text(name).map(|value| value.parse().unwrap_or_else(|_| panic!("{name}: {value:?} is no number")))
 }
 
 fn phases(list: &str) -> Vec<(Phase, Duration)> {
     list.split(',')
         .map(|entry| {
             let (phase, milliseconds) = entry.split_once(':').expect("FAKE_VLLM_START: phase:milliseconds");
-            let milliseconds = milliseconds
-                .parse()
-                .expect("FAKE_VLLM_START: milliseconds are a number");
+            let milliseconds = milliseconds.parse().expect("FAKE_VLLM_START: milliseconds are a number");
             (Phase::named(phase), Duration::from_millis(milliseconds))
         })
         .collect()
@@ -127,20 +114,13 @@ fn phases(list: &str) -> Vec<(Phase, Duration)> {
 fn fail_start(failure: &str) -> (Phase, u8, String) {
     let mut parts = failure.splitn(3, ':');
     let mut part = || parts.next().expect("FAKE_VLLM_FAIL_START: phase:code:line");
-    (
-        Phase::named(part()),
-        part().parse().expect("FAKE_VLLM_FAIL_START: an exit code"),
-        part().to_owned(),
-    )
+    (Phase::named(part()), part().parse().expect("FAKE_VLLM_FAIL_START: an exit code"), part().to_owned())
 }
 
 fn planned(fault: &str) -> Planned {
     let (after, name) = fault.split_once(':').expect("FAKE_VLLM_FAULT: tokens:fault");
     let after = after.parse().expect("FAKE_VLLM_FAULT: a number of tokens");
-    Planned {
-        after,
-        fault: Fault::named(name).expect("FAKE_VLLM_FAULT: a known fault"),
-    }
+    Planned { after, fault: Fault::named(name).expect("FAKE_VLLM_FAULT: a known fault") }
 }
 
 fn replayed(replay: &str) -> (PathBuf, usize) {

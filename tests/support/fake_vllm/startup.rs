@@ -66,11 +66,7 @@ pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
         processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
     }
     std::thread::sleep(settings.phase(Phase::Import));
-    let start = Start {
-        fails,
-        settings: &settings,
-        life: Arc::default(),
-    };
+    let start = Start { fails, settings: &settings, life: Arc::default() };
     start.fail_in(Phase::Import);
 
     let signals = processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
@@ -89,10 +85,7 @@ pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
             stop.send_replace(true);
         }
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(start.run(&arguments, stopped))
 }
 
@@ -126,24 +119,10 @@ impl Start<'_> {
 
         let listener = socket.listen(2048).expect("a listening socket");
         api(0, "INFO", "api_server.py:1346", "Supported tasks: ['generate']");
-        api(
-            0,
-            "INFO",
-            "launcher.py:47",
-            &format!("Starting vLLM server on unix:{}", arguments.socket.display()),
-        );
-        println!(
-            "(APIServer pid={0}) INFO:     Started server process [{0}]",
-            std::process::id()
-        );
-        println!(
-            "(APIServer pid={}) INFO:     Waiting for application startup.",
-            std::process::id()
-        );
-        println!(
-            "(APIServer pid={}) INFO:     Application startup complete.",
-            std::process::id()
-        );
+        api(0, "INFO", "launcher.py:47", &format!("Starting vLLM server on unix:{}", arguments.socket.display()));
+        println!("(APIServer pid={0}) INFO:     Started server process [{0}]", std::process::id());
+        println!("(APIServer pid={}) INFO:     Waiting for application startup.", std::process::id());
+        println!("(APIServer pid={}) INFO:     Application startup complete.", std::process::id());
         self.life.serving.store(true, Ordering::SeqCst);
 
         tokio::spawn(server::accept(listener, Arc::clone(&engine)));
@@ -168,12 +147,7 @@ impl Start<'_> {
             .iter()
             .map(|(flag, values)| format!("'{}': {values:?}", flag.trim_start_matches('-').replace('-', "_")))
             .collect();
-        api(
-            0,
-            "INFO",
-            "utils.py:233",
-            &format!("non-default args: {{{}}}", given.join(", ")),
-        );
+        api(0, "INFO", "utils.py:233", &format!("non-default args: {{{}}}", given.join(", ")));
         if self.settings.garbage {
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(b"\xff\xfe\x00\x1b[31m\xc3\x28 not text \x80\x80\n\r\r\n\n{\"half\":\n");
@@ -182,12 +156,7 @@ impl Start<'_> {
             println!("{}", "x".repeat(self.settings.long_line));
         }
         api(0, "INFO", "model.py:560", "Resolved architecture: LlamaForCausalLM");
-        api(
-            0,
-            "INFO",
-            "model.py:1680",
-            &format!("Using max model len {}", self.max_model_len(arguments)),
-        );
+        api(0, "INFO", "model.py:1680", &format!("Using max model len {}", self.max_model_len(arguments)));
     }
 
     /// Starts the processes below the leader.
@@ -198,12 +167,7 @@ impl Start<'_> {
         let mut core = processes::start(Role::Core);
         let pid = i32::try_from(core.id()).unwrap_or_default();
         self.life.core.store(pid, Ordering::SeqCst);
-        let engine = Engine::new(
-            arguments.clone(),
-            self.settings.clone(),
-            self.max_model_len(arguments),
-            pid,
-        );
+        let engine = Engine::new(arguments.clone(), self.settings.clone(), self.max_model_len(arguments), pid);
         let watched = Arc::clone(&engine);
         std::thread::spawn(move || {
             let _ = core.wait();
@@ -252,13 +216,7 @@ impl Start<'_> {
             );
         }
         self.fail_in(Phase::Load);
-        log(
-            "Worker",
-            worker,
-            "INFO",
-            "default_loader.py:391",
-            "Loading weights took 0.10 seconds",
-        );
+        log("Worker", worker, "INFO", "default_loader.py:391", "Loading weights took 0.10 seconds");
         log(
             "Worker",
             worker,
@@ -271,13 +229,7 @@ impl Start<'_> {
     fn profile(&self, engine: &Engine) {
         self.fail_in(Phase::Profile);
         let (worker, length) = (engine.core, engine.max_model_len);
-        log(
-            "Worker",
-            worker,
-            "INFO",
-            "gpu_worker.py:440",
-            "Available KV cache memory: 2.00 GiB",
-        );
+        log("Worker", worker, "INFO", "gpu_worker.py:440", "Available KV cache memory: 2.00 GiB");
         let size =
             format!("CPU KV cache size: 46,592 tokens, Maximum concurrency for {length} tokens per request: 5.69x");
         log("EngineCore", worker, "INFO", "kv_cache_utils.py:1319", &size);
@@ -315,11 +267,7 @@ impl Start<'_> {
             let config: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
             config["max_position_embeddings"].as_u64()
         };
-        self.settings
-            .max_model_len
-            .or(arguments.max_model_len)
-            .or_else(of_checkpoint)
-            .unwrap_or(8192)
+        self.settings.max_model_len.or(arguments.max_model_len).or_else(of_checkpoint).unwrap_or(8192)
     }
 }
 
@@ -336,20 +284,12 @@ fn this_start_fails(settings: &Settings) -> bool {
 
 /// What SIGTERM does while serving: running requests may finish within `--shutdown-timeout`, late ones are aborted.
 async fn shut_down(engine: &Engine) {
-    api(
-        0,
-        "INFO",
-        "launcher.py:180",
-        "[shutdown] API server: shutdown triggered",
-    );
+    api(0, "INFO", "launcher.py:180", "[shutdown] API server: shutdown triggered");
     engine.stopping.store(true, Ordering::SeqCst);
     wait_for_idle(engine, Duration::from_secs(engine.arguments.shutdown_timeout)).await;
     processes::signal(engine.core, Signal::SIGKILL);
     wait_for_idle(engine, Duration::from_secs(1)).await;
-    println!(
-        "(APIServer pid={}) INFO:     Application shutdown complete.",
-        std::process::id()
-    );
+    println!("(APIServer pid={}) INFO:     Application shutdown complete.", std::process::id());
 }
 
 async fn wait_for_idle(engine: &Engine, limit: Duration) {

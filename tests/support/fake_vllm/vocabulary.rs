@@ -41,10 +41,7 @@ impl Vocabulary {
                         FIRST + u32::try_from(list.len() - 1).unwrap_or(u32::MAX - FIRST)
                     })
                 });
-                Token {
-                    id,
-                    text: piece.to_owned(),
-                }
+                Token { id, text: piece.to_owned() }
             })
             .collect()
     }
@@ -54,11 +51,7 @@ impl Vocabulary {
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         let word = |id: &u32| {
             let special = SPECIAL.iter().find(|(_, known)| known == id).map(|(word, _)| *word);
-            let met = || {
-                id.checked_sub(FIRST)
-                    .and_then(|index| words.1.get(index as usize))
-                    .map(String::as_str)
-            };
+            let met = || id.checked_sub(FIRST).and_then(|index| words.1.get(index as usize)).map(String::as_str);
             special.or_else(met).unwrap_or("\u{fffd}").to_owned()
         };
         ids.iter().map(word).collect()

@@ -323,7 +323,8 @@ impl Builder {
         let mut process = self.spawn();
         let mark = self.mark.clone();
         let address = eventually("vllama listens", async || {
-            let event = |line: &String| serde_json::from_str::<Value>(line).ok().filter(|event| event["event"] == "listening");
+            let event =
+                |line: &String| serde_json::from_str::<Value>(line).ok().filter(|event| event["event"] == "listening");
             let listening = process.stdout.all().iter().find_map(event);
             if listening.is_none()
                 && let Ok(Some(status)) = process.child.try_wait()
