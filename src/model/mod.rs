@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod name;
+pub mod plan;
 pub mod store;
 
 pub use card::{Capability, Card, GenerationDefaults};
