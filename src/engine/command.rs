@@ -18,6 +18,9 @@ pub struct Installation {
     pub environment: Vec<(String, String)>,
 }
 
+/// The variable that tells every process of an engine its generation's directory. vLLM puts its ZMQ sockets there.
+pub const PLACE: &str = "VLLM_RPC_BASE_PATH";
+
 /// A command line and a complete environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
@@ -28,9 +31,6 @@ pub struct Command {
     /// Its whole environment, sorted by name.
     pub environment: Vec<(String, String)>,
 }
-
-/// Name of the environment variable that marks every process of a generation; its value is the generation's directory.
-pub const MARKER: &str = "VLLAMA_GENERATION";
 
 /// Makes the command that starts `plan` in the generation directory `place`.
 #[must_use]
@@ -59,8 +59,9 @@ pub fn command(plan: &Plan, installation: &Installation, place: &Path) -> Comman
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    environment
-        .extend(plan.environment.iter().map(|choice| (choice.name.to_owned(), choice.value.clone().unwrap_or_default())));
+    environment.extend(
+        plan.environment.iter().map(|choice| (choice.name.to_owned(), choice.value.clone().unwrap_or_default())),
+    );
     // What the operator set wins over what was chosen; what belongs to this generation wins over both.
     environment.extend(installation.environment.iter().filter(|(name, value)| is_for_engines(name, value)).cloned());
     if plan.device == Device::Cpu && !installation.preloads.is_empty() {
@@ -68,7 +69,7 @@ pub fn command(plan: &Plan, installation: &Installation, place: &Path) -> Comman
         let before = environment.get("LD_PRELOAD").map(|theirs| format!("{theirs}:")).unwrap_or_default();
         environment.insert("LD_PRELOAD".into(), before + &list.join(":"));
     }
-    for (name, value) in [("TMPDIR", text(place)), ("VLLM_RPC_BASE_PATH", text(place)), (MARKER, text(place))] {
+    for (name, value) in [("TMPDIR", text(place)), (PLACE, text(place))] {
         environment.insert(name.into(), value);
     }
     Command { program: installation.program.clone(), arguments, environment: environment.into_iter().collect() }
@@ -139,7 +140,7 @@ mod tests {
             environment.join("\n"),
             "CUDA_CACHE_PATH=/cache/cuda\nFLASHINFER_WORKSPACE_BASE=/cache/flashinfer\nHF_HOME=/cache/huggingface\n\
              LD_PRELOAD=/lib/libtcmalloc.so:/venv/lib/libiomp5.so\nNO_COLOR=1\nPATH=/bin\nTMPDIR=/run/vllama/m/g1\n\
-             TRITON_CACHE_DIR=/cache/triton\nVLLAMA_GENERATION=/run/vllama/m/g1\nVLLM_CACHE_ROOT=/cache/vllm\n\
+             TRITON_CACHE_DIR=/cache/triton\nVLLM_CACHE_ROOT=/cache/vllm\n\
              VLLM_RPC_BASE_PATH=/run/vllama/m/g1"
         );
     }

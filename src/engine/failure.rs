@@ -93,10 +93,7 @@ const SIGNATURES: &[Signature] = &[
         &["invalid tool call parser"],
         "vLLM does not know the chosen tool parser; leave it out or choose one it lists",
     ),
-    permanent(
-        &["no kernel image is available"],
-        "this vLLM has no code for the GPU; use an image built for it",
-    ),
+    permanent(&["no kernel image is available"], "this vLLM has no code for the GPU; use an image built for it"),
     permanent(&["CUDA driver version is insufficient"], "the NVIDIA driver is too old for this vLLM; update it"),
     permanent(
         &["Failed to infer device type"],
@@ -159,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_known_line_names_the_failure_and_what_to_do() {
-        let line = "(EngineCore pid=7) ERROR 11-23 10:00:00 [core.py:1] ValueError: No available memory for the cache blocks.";
+        let line =
+            "(EngineCore pid=7) ERROR 11-23 10:00:00 [core.py:1] ValueError: No available memory for the cache blocks.";
         let failure = classified(&["noise", line, "more noise"], Ending::Code(1), false);
         assert!(failure.permanent);
         assert!(failure.message.contains("smaller or quantised model"), "{}", failure.message);

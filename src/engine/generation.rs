@@ -9,6 +9,10 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::command::PLACE;
+use crate::init::{kill_strays, strays};
 
 /// Longest path a Unix socket may have, in bytes.
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -61,6 +65,25 @@ impl Generation {
         }
     }
 
+    /// Removes what engines of an earlier vllama left in this engine's directory: one that was killed could not. Gives
+    /// the number of processes that were still alive. Blocks for at most ten seconds.
+    ///
+    /// # Errors
+    /// When something could not be removed.
+    pub fn clear_leftovers(engine: &Path) -> io::Result<usize> {
+        let marker = format!("{PLACE}={}/", engine.display());
+        let alive = strays(&marker);
+        let mut leftover = Self { directory: engine.into(), segments: BTreeSet::new(), pids: BTreeSet::new() };
+        leftover.note_segments(&alive);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !strays(&marker).is_empty() && Instant::now() < deadline {
+            kill_strays(&marker);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        leftover.sweep()?;
+        Ok(alive.len())
+    }
+
     /// Removes all that is left. Call it when no process of the generation lives any more.
     ///
     /// # Errors
@@ -72,7 +95,9 @@ impl Generation {
             match fs::remove_file(Path::new("/dev/shm").join(&name)) {
                 Ok(()) => tracing::debug!(segment = name, "removed shared memory the engine left behind"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(segment = name, %error, "cannot remove shared memory the engine left behind"),
+                Err(error) => {
+                    tracing::warn!(segment = name, %error, "cannot remove shared memory the engine left behind")
+                }
             }
         }
         remove(&self.directory)

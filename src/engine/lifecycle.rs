@@ -30,6 +30,8 @@ use crate::model::plan::Plan;
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// An engine that was ready this long starts with a clean slate.
 const HEALTHY: Duration = Duration::from_secs(600);
+/// Engines are killed before vllama when memory runs out.
+const OUT_OF_MEMORY_SCORE: u16 = 500;
 /// How often a starting engine is asked whether it is ready.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// How long Python's resource tracker may take to remove what it knows of, once it is alone.
@@ -105,6 +107,15 @@ pub struct Status {
     pub start_took: Option<Duration>,
     /// Its processes, while there are any.
     pub session: Option<Session>,
+}
+
+impl Status {
+    /// Bytes of main memory that the engine's processes hold; pages they share count for each of them. `None` when there
+    /// are no processes. Reads `/proc`.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.session.as_ref().map(Session::memory_bytes)
+    }
 }
 
 impl Default for Status {
@@ -261,7 +272,8 @@ impl Supervisor {
             self.change(|status| status.restarts += 1);
             // What has just served is started again at once; what dies at every start is tried ever more slowly.
             let first = ready_for.is_some() && delay.is_zero();
-            delay = if first { Duration::from_secs(1) } else { (delay * 2).clamp(Duration::from_secs(1), LONGEST_DELAY) };
+            delay =
+                if first { Duration::from_secs(1) } else { (delay * 2).clamp(Duration::from_secs(1), LONGEST_DELAY) };
         }
     }
 
@@ -294,11 +306,17 @@ impl Supervisor {
             Err(error) => {
                 self.swept(generation);
                 let program = self.installation.program.display();
-                let text = format!("cannot start {program}: {error}; is vLLM installed? set VLLAMA_ENGINE to its program");
+                let text =
+                    format!("cannot start {program}: {error}; is vLLM installed? set VLLAMA_ENGINE to its program");
                 return died(text, is_lasting(&error));
             }
         };
-        tracing::info!(model = self.plan.served_name, generation = number, pid = leader.session.leader(), "starting the engine");
+        tracing::info!(
+            model = self.plan.served_name,
+            generation = number,
+            pid = leader.session.pid(),
+            "starting the engine"
+        );
         self.change(|status| {
             status.state = State::Starting;
             status.generation = number;
@@ -347,11 +365,11 @@ impl Supervisor {
             arguments: command.arguments.into_iter().map(Into::into).collect(),
             environment: command.environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             directory: "/".into(),
-            ..Spec::default()
+            out_of_memory_score: OUT_OF_MEMORY_SCORE,
         };
         // The receiver is gone only when the runtime is, and then nobody asks any more.
         let child = self.spawner.spawn(&spec, Box::new(move |status| _ = on_exit.send(status)))?;
-        let session = child.session();
+        let session = child.handle();
         let (sender, lines) = mpsc::channel(256);
         for pipe in [child.stdout, child.stderr].into_iter().flatten() {
             output::read_lines(pipe, sender.clone())?;
@@ -521,4 +539,3 @@ fn ending(exit: Exit) -> Ending {
         Exit::Signal(signal) => Ending::Signal(signal),
     }
 }
-

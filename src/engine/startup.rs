@@ -47,14 +47,14 @@ impl Phase {
 
     fn shape(self) -> Shape {
         let (label, share, seconds) = match self {
-            Self::Importing => ("importing vLLM", 25.0, 20),
-            Self::Configuring => ("reading the configuration", 5.0, 4),
-            Self::Spawning => ("starting the engine core", 30.0, 30),
-            Self::Loading => ("loading weights", 20.0, 5),
+            Self::Importing => ("importing vLLM", 15.0, 10),
+            Self::Configuring => ("reading the configuration", 15.0, 12),
+            Self::Spawning => ("starting the engine core", 30.0, 25),
+            Self::Loading => ("loading weights", 15.0, 5),
             Self::Compiling => ("compiling", 5.0, 60),
-            Self::Profiling => ("making the key/value cache", 7.0, 6),
+            Self::Profiling => ("making the key/value cache", 12.0, 10),
             Self::Capturing => ("capturing CUDA graphs", 4.0, 20),
-            Self::Finishing => ("opening the server", 4.0, 5),
+            Self::Finishing => ("opening the server", 4.0, 4),
         };
         Shape { label, share, usual: Duration::from_secs(seconds) }
     }
@@ -86,7 +86,8 @@ const MARKS: &[(&str, Phase)] = &[
     ("Initial profiling/warmup run took", Phase::Profiling),
     ("Model loading took", Phase::Profiling),
     ("Warming up model", Phase::Profiling),
-    ("torch.compile", Phase::Compiling),
+    ("Using cache directory", Phase::Compiling),
+    ("Compiling a graph", Phase::Compiling),
     ("Dynamo bytecode transform time", Phase::Compiling),
     ("Loading safetensors checkpoint shards", Phase::Loading),
     ("Prefetching checkpoint files", Phase::Loading),
@@ -179,6 +180,6 @@ mod tests {
         let begin = Instant::now();
         let startup = Startup::new(begin);
         let after = |seconds| startup.percent(begin + Duration::from_secs(seconds));
-        assert!(after(5) > after(0) && after(3600) <= 25);
+        assert!(after(5) > after(0) && after(3600) <= 15);
     }
 }

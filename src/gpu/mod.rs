@@ -1,1 +1,4 @@
 //! stub
+
+mod host;
+pub use host::Host;

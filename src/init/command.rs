@@ -35,9 +35,7 @@ pub fn run_command(command: &[OsString]) -> io::Result<i32> {
     let terminal = stdin.is_terminal() && tcgetpgrp(&stdin).is_ok_and(|foreground| foreground == own_group);
     let launch = Launch::new(command, sys::environment(), Place::Group { terminal }, init.original)?;
     let stopper = init.stopper();
-    let session = init
-        .spawner()
-        .launch(&launch, Box::new(move |exit| stopper.stop(exit.shell_code())))?;
+    let session = init.spawner().launch(&launch, Box::new(move |exit| stopper.stop(exit.shell_code())))?;
     let child = Pid::from_raw(session.pid());
     let code = init.serve(|signal| {
         // False only when it has ended already, and then there is nobody to tell.

@@ -61,10 +61,7 @@ impl Strings {
     fn new(mut owned: Vec<Vec<u8>>) -> Self {
         let mut pointers: Vec<_> = owned.iter_mut().map(|text| text.as_mut_ptr().cast()).collect();
         pointers.push(std::ptr::null_mut());
-        Self {
-            pointers,
-            _owned: owned,
-        }
+        Self { pointers, _owned: owned }
     }
 
     fn as_ptr(&self) -> *const *const libc::c_char {
@@ -96,9 +93,7 @@ impl Launch {
         let Some(program) = command.first().filter(|program| !program.is_empty()) else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no program is named"));
         };
-        let path = environment
-            .iter()
-            .find_map(|entry| entry.strip_prefix(b"PATH=")?.strip_suffix(b"\0"));
+        let path = environment.iter().find_map(|entry| entry.strip_prefix(b"PATH=")?.strip_suffix(b"\0"));
         let candidates = candidates(program, path)?;
         let arguments = command.iter().map(|text| Ok(c_string(text)?.into_bytes_with_nul()));
         let arguments = Strings::new(arguments.collect::<io::Result<_>>()?);
@@ -110,16 +105,7 @@ impl Launch {
         }
         let environment = Strings::new(environment);
         let program = program.clone();
-        Ok(Self {
-            program,
-            candidates,
-            arguments,
-            environment,
-            listen_pid,
-            directory: None,
-            place,
-            mask,
-        })
+        Ok(Self { program, candidates, arguments, environment, listen_pid, directory: None, place, mask })
     }
 
     /// Starts the program in this directory.
@@ -194,10 +180,7 @@ impl Launch {
         // SAFETY: async-signal-safe calls on numbers and on strings made before the fork.
         unsafe {
             match &self.place {
-                Place::Session {
-                    streams,
-                    out_of_memory_score,
-                } => {
+                Place::Session { streams, out_of_memory_score } => {
                     check(libc::setsid(), Step::Session)?;
                     for (target, source) in (0..).zip(streams) {
                         check(libc::dup2(*source, target), Step::Streams)?;
@@ -288,10 +271,7 @@ unsafe fn write_file(path: &std::ffi::CStr, text: &std::ffi::CStr) {
 
 fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{text:?} holds a NUL, which no argument or path can"),
-        )
+        io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} holds a NUL, which no argument or path can"))
     })
 }
 

@@ -25,6 +25,7 @@ mod reap;
 mod run;
 mod session;
 mod spawn;
+mod strays;
 mod sys;
 
 pub use command::run_command;
@@ -32,3 +33,4 @@ pub use reap::{Exit, OnExit};
 pub use run::{Init, Signal, Stopper};
 pub use session::Session;
 pub use spawn::{Child, GENERATION, Spawner, Spec};
+pub use strays::{kill_strays, strays};

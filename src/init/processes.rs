@@ -19,7 +19,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    fn read(pid: i32) -> Option<Self> {
+    pub(super) fn read(pid: i32) -> Option<Self> {
         Self::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
@@ -56,6 +56,18 @@ impl Process {
             .is_ok_and(|text| text.split(|byte| *byte == 0).any(|found| found == entry.as_bytes()))
     }
 
+    /// Whether its environment, as it was at exec, has an entry that starts so.
+    pub(super) fn carries_prefix(&self, prefix: &str) -> bool {
+        fs::read(format!("/proc/{}/environ", self.pid))
+            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|found| found.starts_with(prefix.as_bytes())))
+    }
+
+    /// Its words joined by spaces; empty when it is gone.
+    pub(super) fn command_line(&self) -> String {
+        let text = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&text).replace('\0', " ")
+    }
+
     /// Sends SIGKILL to this very process, not to one that has its pid by now.
     pub(super) fn kill(&self) {
         let reference = sys::open_process(self.pid);
@@ -77,9 +89,7 @@ pub(super) fn below(root: i32) -> Vec<Process> {
     let Ok(directory) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = directory
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let all: HashMap<i32, Process> = pids.filter_map(|pid| Some((pid, Process::read(pid)?))).collect();
     let descends = |process: &&Process| {
         let mut parent = process.parent;
@@ -96,11 +106,7 @@ pub(super) fn below(root: i32) -> Vec<Process> {
         }
         false
     };
-    all.values()
-        .filter(|process| process.pid != root)
-        .filter(descends)
-        .copied()
-        .collect()
+    all.values().filter(|process| process.pid != root).filter(descends).copied().collect()
 }
 
 /// The memory resident for this process, in bytes, shared pages counted in full.
@@ -119,14 +125,7 @@ mod tests {
     fn a_name_with_parentheses_and_line_ends_is_read_over() {
         let text = b"7 (a) Z 1\n) S 3 7 5 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 9 0 4711 8192 1 18446744073709551615\n";
         let process = Process::parse(7, text);
-        let expected = Process {
-            pid: 7,
-            session: 5,
-            parent: 3,
-            state: b'S',
-            threads: 9,
-            started: 4711,
-        };
+        let expected = Process { pid: 7, session: 5, parent: 3, state: b'S', threads: 9, started: 4711 };
         assert_eq!(process, Some(expected));
     }
 
@@ -139,14 +138,7 @@ mod tests {
 
     #[test]
     fn a_first_thread_that_has_ended_does_not_make_a_zombie() {
-        let process = |state, threads| Process {
-            pid: 7,
-            session: 7,
-            parent: 1,
-            state,
-            threads,
-            started: 0,
-        };
+        let process = |state, threads| Process { pid: 7, session: 7, parent: 1, state, threads, started: 0 };
         assert!(process(b'S', 1).is_alive());
         assert!(process(b'Z', 3).is_alive());
         assert!(!process(b'Z', 1).is_alive());

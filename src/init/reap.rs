@@ -163,9 +163,7 @@ impl List {
     /// Notes an end. A pid that is not on the list was an orphan that came to us: nobody asks for it.
     fn ended(&mut self, pid: i32, exit: Exit) {
         match self.leaders.remove(&pid) {
-            Some(Leader {
-                on_exit: Some(on_exit), ..
-            }) => self.due.push((on_exit, exit)),
+            Some(Leader { on_exit: Some(on_exit), .. }) => self.due.push((on_exit, exit)),
             Some(Leader { number, on_exit: None }) => drop(self.early.insert(number, exit)),
             None => {}
         }
@@ -183,11 +181,7 @@ mod tests {
         }
         for signal in 1..=64 {
             assert_eq!(Exit::decode(signal), Some(Exit::Signal(signal)));
-            assert_eq!(
-                Exit::decode(signal | 0x80),
-                Some(Exit::Signal(signal)),
-                "with a core dump"
-            );
+            assert_eq!(Exit::decode(signal | 0x80), Some(Exit::Signal(signal)), "with a core dump");
             assert_eq!(Exit::decode(signal << 8 | 0x7f), None, "stopped");
         }
         assert_eq!(Exit::decode(0xffff), None, "continued");

@@ -53,10 +53,7 @@ impl Signal {
     ];
 
     fn from_number(number: i32) -> Option<Self> {
-        Self::HANDLED
-            .iter()
-            .find(|(known, _)| *known as i32 == number)
-            .map(|(_, signal)| *signal)
+        Self::HANDLED.iter().find(|(known, _)| *known as i32 == number).map(|(_, signal)| *signal)
     }
 }
 
@@ -117,9 +114,7 @@ impl Init {
     pub(super) fn with(signals: SigSet) -> io::Result<Self> {
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         if threads > 1 {
-            return Err(io::Error::other(format!(
-                "the init must be made before other threads: there are {threads}"
-            )));
+            return Err(io::Error::other(format!("the init must be made before other threads: there are {threads}")));
         }
         if MADE.swap(true, Ordering::SeqCst) {
             return Err(io::Error::other("there is an init already"));
@@ -133,15 +128,8 @@ impl Init {
         // Random, so that no other vllama on this machine, nor an earlier one, marks its children alike.
         let run = RandomState::new().build_hasher().finish();
         let reaper = Arc::new(Reaper::default());
-        let stopper = Stopper {
-            code: Arc::new(OnceLock::new()),
-        };
-        Ok(Self {
-            signals,
-            original,
-            spawner: Spawner::new(reaper, run),
-            stopper,
-        })
+        let stopper = Stopper { code: Arc::new(OnceLock::new()) };
+        Ok(Self { signals, original, spawner: Spawner::new(reaper, run), stopper })
     }
 
     /// What starts programs; as many copies as wanted, usable from any thread.

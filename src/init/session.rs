@@ -29,12 +29,7 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(super) fn new(reaper: Arc<Reaper>, pid: i32, number: u64, marker: Option<Arc<str>>) -> Self {
-        Self {
-            reaper,
-            pid,
-            number,
-            marker,
-        }
+        Self { reaper, pid, number, marker }
     }
 
     /// The leader's pid. Another process may have it once the leader has been reaped.
@@ -46,8 +41,7 @@ impl Session {
     /// Sends a signal to the leader alone. False when it has been reaped (a recycled pid is never signalled) or the
     /// signal is none.
     pub fn signal_leader(&self, signal: i32) -> bool {
-        self.reaper
-            .while_there(self.pid, self.number, || sys::kill(self.pid, signal))
+        self.reaper.while_there(self.pid, self.number, || sys::kill(self.pid, signal))
     }
 
     /// Sends SIGKILL to every process of the session and to every process that carries its marker, again until no new
@@ -56,16 +50,17 @@ impl Session {
     /// Reads `/proc`, which may wait for a process that hangs in a driver: not for the main thread.
     pub fn kill_all(&self) {
         // In one stroke, before anybody can fork.
-        self.reaper
-            .while_there(self.pid, self.number, || sys::kill_group(self.pid, libc::SIGKILL));
+        self.reaper.while_there(self.pid, self.number, || sys::kill_group(self.pid, libc::SIGKILL));
+        self.kill_except(|_| false);
+    }
+
+    /// As [`Session::kill_all`], but spares the processes whose command line, its words joined by spaces, `is_spared`.
+    pub fn kill_except(&self, is_spared: impl Fn(&str) -> bool) {
         let mut killed = HashSet::new();
         let mut quiet = 0;
         for _ in 0..ROUNDS {
-            let new: Vec<_> = self
-                .find()
-                .into_iter()
-                .filter(|process| killed.insert(process.identity()))
-                .collect();
+            let found = self.find().into_iter().filter(|process| !is_spared(&process.command_line()));
+            let new: Vec<_> = found.filter(|process| killed.insert(process.identity())).collect();
             for process in &new {
                 process.kill();
             }
@@ -89,21 +84,13 @@ impl Session {
     /// The memory resident for all members, in bytes. Pages that several share count for each of them: an upper limit.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.find()
-            .iter()
-            .filter_map(|process| processes::resident_bytes(process.pid))
-            .sum()
+        self.find().iter().filter_map(|process| processes::resident_bytes(process.pid)).sum()
     }
 
     fn find(&self) -> Vec<Process> {
         // Asked before the list is read: while the leader is there its number cannot be that of another session.
         let leader_is_there = self.reaper.is_there(self.pid, self.number);
-        let others: HashSet<i32> = self
-            .reaper
-            .leaders()
-            .into_iter()
-            .filter(|leader| *leader != self.pid)
-            .collect();
+        let others: HashSet<i32> = self.reaper.leaders().into_iter().filter(|leader| *leader != self.pid).collect();
         let all = processes::below(std::process::id().cast_signed());
         // Our leader is gone and yet a process has its number: a stranger, and so is the session of that number.
         let is_ours = leader_is_there || !all.iter().any(|process| process.pid == self.pid);

@@ -21,13 +21,7 @@ use super::session::Session;
 pub const GENERATION: &str = "VLLAMA_GENERATION";
 
 /// Variables by which systemd talks to one process: sockets and readiness are vllama's, not those of its children.
-const NOT_PASSED_ON: [&str; 5] = [
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    GENERATION,
-];
+const NOT_PASSED_ON: [&str; 5] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", GENERATION];
 
 /// A program to start, complete: nothing is inherited.
 #[derive(Clone, Debug, Default)]
@@ -81,11 +75,7 @@ pub struct Spawner {
 
 impl Spawner {
     pub(super) fn new(reaper: Arc<Reaper>, run: u64) -> Self {
-        Self {
-            reaper,
-            run,
-            count: Arc::new(AtomicU64::new(0)),
-        }
+        Self { reaper, run, count: Arc::new(AtomicU64::new(0)) }
     }
 
     pub(super) fn reaper(&self) -> Arc<Reaper> {
@@ -117,18 +107,10 @@ impl Spawner {
         };
         let mut command = vec![spec.program.clone().into_os_string()];
         command.extend_from_slice(&spec.arguments);
-        let directory = if spec.directory.as_os_str().is_empty() {
-            PathBuf::from("/")
-        } else {
-            spec.directory.clone()
-        };
+        let directory = if spec.directory.as_os_str().is_empty() { PathBuf::from("/") } else { spec.directory.clone() };
         let launch = Launch::new(&command, environment, place, SigSet::empty())?.directory(&directory)?;
         let session = self.start(&launch, number, Some(marker.into()), on_exit)?;
-        Ok(Child {
-            stdout: Some(stdout),
-            stderr: Some(stderr),
-            session,
-        })
+        Ok(Child { stdout: Some(stdout), stderr: Some(stderr), session })
     }
 
     /// Starts what was prepared, without a marker.
@@ -158,9 +140,7 @@ impl Spawner {
 
 /// `NAME=value` with a closing NUL for each variable that is passed on.
 fn entries(environment: &[(OsString, OsString)]) -> io::Result<Vec<Vec<u8>>> {
-    let passed_on = environment
-        .iter()
-        .filter(|(name, _)| !NOT_PASSED_ON.iter().any(|other| name == other));
+    let passed_on = environment.iter().filter(|(name, _)| !NOT_PASSED_ON.iter().any(|other| name == other));
     let entry = |(name, value): &(OsString, OsString)| {
         let (name, value) = (name.as_bytes(), value.as_bytes());
         if name.is_empty() || name.contains(&b'=') || name.contains(&0) || value.contains(&0) {
@@ -174,9 +154,7 @@ fn entries(environment: &[(OsString, OsString)]) -> io::Result<Vec<Vec<u8>>> {
 
 /// Our own score plus this much, as the kernel wants it written.
 fn out_of_memory_score(above: u16) -> std::ffi::CString {
-    let own = read_to_string("/proc/self/oom_score_adj")
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok());
+    let own = read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse::<i32>().ok());
     let score = own.unwrap_or(0).saturating_add(above.into()).min(1000);
     // Digits and a sign hold no NUL.
     std::ffi::CString::new(score.to_string()).unwrap_or_default()
@@ -189,11 +167,7 @@ mod tests {
     #[test]
     fn what_systemd_says_to_vllama_is_not_passed_on() {
         let variable = |name: &str| (OsString::from(name), OsString::from("1"));
-        let given: Vec<_> = NOT_PASSED_ON
-            .iter()
-            .chain(&["HOME"])
-            .map(|name| variable(name))
-            .collect();
+        let given: Vec<_> = NOT_PASSED_ON.iter().chain(&["HOME"]).map(|name| variable(name)).collect();
         assert_eq!(entries(&given).ok(), Some(vec![b"HOME=1\0".to_vec()]));
     }
 

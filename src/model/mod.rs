@@ -10,4 +10,4 @@ pub mod store;
 
 pub use card::{Capability, Card, GenerationDefaults};
 pub use name::{InvalidName, ModelName};
-pub use store::{Installed, Manifest, Store};
+pub use store::{Installed, Manifest, Source, Staging, Store};

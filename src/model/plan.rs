@@ -111,10 +111,11 @@ fn environment(device: Device, hardware: &Hardware, wishes: &Wishes) -> Vec<Choi
         with("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "3600", "connections on the private socket are kept"),
         with("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0", "media comes from the request alone"),
         with("NO_COLOR", "1", "the log is read by vllama"),
+        with("SPT_NOENV", "1", "process titles leave the environment alone, by which stray processes are found"),
         with("PYTHONUNBUFFERED", "1", "the log is read as it is written"),
     ];
     if device == Device::Cpu {
-        let chosen = wishes.cpu_cache_gib.unwrap_or_else(|| (hardware.memory_available / 6 / GIB).clamp(1, 4));
+        let chosen = wishes.cpu_cache_gib.unwrap_or_else(|| (hardware.memory_available / 10 / GIB).clamp(1, 4));
         environment.push(Choice {
             name: "VLLM_CPU_KVCACHE_SPACE",
             value: Some(chosen.to_string()),
@@ -170,7 +171,7 @@ mod tests {
         let plan = Plan::new(&model(Capability::Completion), &hardware(), &Wishes::default());
         assert_eq!(value(&plan, "--dtype").as_deref(), Some("bfloat16"));
         assert!(plan.flags.iter().any(|choice| choice.name == "--enforce-eager"));
-        assert_eq!(value(&plan, "VLLM_CPU_KVCACHE_SPACE").as_deref(), Some("4"));
+        assert_eq!(value(&plan, "VLLM_CPU_KVCACHE_SPACE").as_deref(), Some("2"));
         let plain = Hardware { bfloat16: false, memory_available: 3 * GIB, ..hardware() };
         let plan = Plan::new(&model(Capability::Completion), &plain, &Wishes::default());
         assert_eq!(value(&plan, "--dtype").as_deref(), Some("float32"));

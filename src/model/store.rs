@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
@@ -140,7 +141,10 @@ impl Store {
         let manifest_file = staging.directory.join(MANIFEST);
         fs::write(&manifest_file, text)?;
         for entry in fs::read_dir(&staging.directory)? {
-            fs::File::open(entry?.path())?.sync_all()?;
+            let file = fs::File::open(entry?.path())?;
+            // Models are no secret, and a server may run as another user than the one that imported them.
+            file.set_permissions(fs::Permissions::from_mode(0o644))?;
+            file.sync_all()?;
         }
         read_model(&staging.directory)?;
         let place = self.place(name);
@@ -231,7 +235,8 @@ fn read_model(directory: &Path) -> io::Result<Installed> {
 
 /// SHA-256 over the names, sizes and contents of the files in `directory`, and the sum of their sizes in bytes.
 fn measure(directory: &Path) -> io::Result<(String, u64)> {
-    let mut names: Vec<_> = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut names: Vec<_> =
+        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     names.sort();
     let mut hash = Sha256::new();
     let mut size = 0;

@@ -218,10 +218,9 @@ fn hopeless(status: &Status) -> Option<LeaseError> {
     let failure = status.failure.as_ref()?;
     match status.state {
         State::Failed => Some(LeaseError::Permanent(failure.message.clone())),
-        State::Starting | State::Restarting if status.failures_in_a_row >= PATIENCE => Some(LeaseError::Permanent(format!(
-            "{}; {} starts have failed, vllama keeps trying",
-            failure.message, status.failures_in_a_row
-        ))),
+        State::Starting | State::Restarting if status.failures_in_a_row >= PATIENCE => Some(LeaseError::Permanent(
+            format!("{}; {} starts have failed, vllama keeps trying", failure.message, status.failures_in_a_row),
+        )),
         _ => None,
     }
 }

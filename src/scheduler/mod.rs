@@ -44,7 +44,9 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
     /// The model is installed but not the one this server was started for.
-    #[error("model '{wanted}' is installed, but this server serves '{served}' only; start another with `vllama serve {wanted}`")]
+    #[error(
+        "model '{wanted}' is installed, but this server serves '{served}' only; start another with `vllama serve {wanted}`"
+    )]
     NotServed {
         /// The model asked for.
         wanted: String,
@@ -77,7 +79,8 @@ impl Scheduler {
     pub fn new(model: Arc<Installed>, engine: Engine, settings: Settings) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (book, reader) = watch::channel(Book::new(settings.keep_alive));
-        let keeper = Keeper::new(engine.clone(), settings, commands.downgrade(), book, model.manifest.name.as_str().into());
+        let keeper =
+            Keeper::new(engine.clone(), settings, commands.downgrade(), book, model.manifest.name.as_str().into());
         tokio::spawn(keeper.run(receiver));
         Self { model, engine, commands, book: reader }
     }

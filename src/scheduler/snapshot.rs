@@ -67,7 +67,7 @@ impl EngineSnapshot {
             leases: book.leases,
             waiting: book.waiting,
             failure: status.failure.as_ref().map(|failure| failure.message.clone()),
-            memory_bytes: status.session.as_ref().map(crate::engine::memory_bytes),
+            memory_bytes: status.memory_bytes(),
             context_length: status.max_model_len,
             expires_at: expires_at(book, now),
         }

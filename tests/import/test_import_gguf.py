@@ -19,6 +19,10 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, quantize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, Qwen2Config
+from transformers.utils import logging
+
+logging.disable_progress_bar()
+logging.set_verbosity_error()
 
 SCRIPT = Path(__file__).resolve().parents[2] / "src/model/import_gguf.py"
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -48,10 +52,10 @@ import_gguf = load_script()
 
 
 def byte_vocabulary():
-    """A byte-level vocabulary without merges: three special tokens and the 256 bytes."""
+    """A byte-level vocabulary: three special tokens, the 256 bytes, and one merge of two."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    return SPECIAL + list(bytes_to_unicode().values())
+    return SPECIAL + list(bytes_to_unicode().values()) + ["he"]
 
 
 def reference(config):
@@ -97,8 +101,8 @@ class Sample:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("smollm")
         writer.add_token_list(vocabulary)
-        writer.add_token_types([3] * len(SPECIAL) + [1] * 256)
-        writer.add_token_merges([])
+        writer.add_token_types([3] * len(SPECIAL) + [1] * 257)
+        writer.add_token_merges(["h e"])
         writer.add_bos_token_id(1)
         writer.add_eos_token_id(2)
         writer.add_chat_template(TEMPLATE)
@@ -134,7 +138,7 @@ class Sample:
 
 def llama(**changes):
     """A tiny llama configuration."""
-    return LlamaConfig(**{**SIZES, "vocab_size": 259, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}, **changes})
+    return LlamaConfig(**{**SIZES, "vocab_size": 260, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}, **changes})
 
 
 class ImportTest(unittest.TestCase):
@@ -160,7 +164,7 @@ class ImportTest(unittest.TestCase):
         self.assertEqual((status, done["event"]), (0, "done"), done)
         imported, report = AutoModelForCausalLM.from_pretrained(self.target, dtype=torch.float32, output_loading_info=True)
         self.assertFalse(report["missing_keys"] or report["unexpected_keys"], report)
-        tokens = torch.randint(3, 259, (1, 40), generator=torch.Generator().manual_seed(1))
+        tokens = torch.randint(3, 260, (1, 40), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             expected, got = sample.model(tokens).logits, imported.eval()(tokens).logits
         self.assertLess((expected - got).abs().max().item(), tolerance)
@@ -211,12 +215,12 @@ class GoodFiles(ImportTest):
         self.assert_same_logits(Sample("llama", llama(head_dim=32), metadata={"attention.key_length": ("uint32", 32), "attention.value_length": ("uint32", 32)}))
 
     def test_qwen2_with_biases(self):
-        config = Qwen2Config(**SIZES, vocab_size=259, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False)
+        config = Qwen2Config(**SIZES, vocab_size=260, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False)
         done = self.assert_same_logits(Sample("qwen2", config))
         self.assertEqual(done["architecture"], "qwen2")
 
     def test_mistral_with_a_sliding_window(self):
-        config = MistralConfig(**SIZES, vocab_size=259, sliding_window=8, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, tie_word_embeddings=False)
+        config = MistralConfig(**SIZES, vocab_size=260, sliding_window=8, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, tie_word_embeddings=False)
         for architecture in ("mistral", "llama"):
             with self.subTest(architecture):
                 self.target = self.place / architecture
