@@ -249,12 +249,23 @@ impl Launch {
         let Some(entry) = self.listen_pid.and_then(|index| self.environment.pointers.get(index)) else {
             return;
         };
-        // SAFETY: the entry is a text of ours, "LISTEN_PID=" and ten digits, and after a fork nobody else uses it.
+        // SAFETY: the entry is a text of ours, "LISTEN_PID=" and room for ten digits and a NUL, which is what the largest
+        // pid needs, and after a fork nobody else uses it.
         unsafe {
-            let mut pid = libc::getpid();
-            for place in (11..21).rev() {
-                *entry.add(place) = b'0' as libc::c_char + (pid % 10) as libc::c_char;
-                pid /= 10;
+            let pid = libc::getpid();
+            // No leading zeros: some readers take them for octal.
+            let mut digits = 1;
+            let mut rest = pid / 10;
+            while rest > 0 {
+                digits += 1;
+                rest /= 10;
+            }
+            let start = entry.add("LISTEN_PID=".len());
+            *start.add(digits) = 0;
+            rest = pid;
+            for place in (0..digits).rev() {
+                *start.add(place) = b'0' as libc::c_char + (rest % 10) as libc::c_char;
+                rest /= 10;
             }
         }
     }
