@@ -203,9 +203,12 @@ impl Launch {
                         check(libc::dup2(*source, target), Step::Streams)?;
                     }
                     libc::umask(0o077);
-                    // The C library keeps two real-time signals to itself and refuses them, which is as it should be.
-                    for signal in 1..=libc::SIGRTMAX() {
-                        libc::signal(signal, libc::SIG_DFL);
+                    // The system call itself, because the C library refuses the two signals it keeps for itself, which
+                    // we may have been given as ignored. All zeros: SIG_DFL, no flags, nothing blocked.
+                    let default = [0_u64; 4];
+                    for signal in 1..=64 {
+                        let old = std::ptr::null_mut::<u64>();
+                        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, 8_usize);
                     }
                     close_others_on_exec();
                     write_file(c"/proc/self/oom_score_adj", out_of_memory_score);

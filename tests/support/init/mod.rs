@@ -31,13 +31,30 @@ pub fn look(pid: i32) -> Option<Seen> {
 
 /// All children of a process, zombies too.
 pub fn children(parent: i32) -> Vec<Seen> {
-    let Ok(directory) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = directory
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(look).filter(|seen| seen.parent == parent).collect()
+    listed_children(parent).unwrap_or_else(|| {
+        let Ok(directory) = fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        let pids = directory
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter_map(look).filter(|seen| seen.parent == parent).collect()
+    })
+}
+
+/// The children as the kernel lists them for each thread: much faster, but not every kernel does.
+fn listed_children(parent: i32) -> Option<Vec<Seen>> {
+    let threads = fs::read_dir(format!("/proc/{parent}/task")).ok()?;
+    let mut children = Vec::new();
+    for thread in threads.flatten() {
+        let Ok(text) = fs::read_to_string(thread.path().join("children")) else {
+            // A thread that has ended meanwhile; or no such file at all, then for the first thread neither.
+            fs::metadata(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+            continue;
+        };
+        children.extend(text.split_ascii_whitespace().filter_map(|pid| look(pid.parse().ok()?)));
+    }
+    Some(children)
 }
 
 /// The zombies among the children of a process.
