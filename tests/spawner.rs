@@ -11,10 +11,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal as Number, kill};
 use nix::unistd::Pid;
@@ -84,19 +83,7 @@ fn run_checks(spawner: &Spawner, signals: &AtomicUsize) -> usize {
             children_go_first(spawner)
         }),
     ];
-    let own = std::process::id().cast_signed();
-    let mut failed = 0;
-    for (name, check) in checks {
-        let start = Instant::now();
-        let fine = catch_unwind(AssertUnwindSafe(|| {
-            check();
-            wait_until("no child is left", || children(own).is_empty());
-        }));
-        failed += usize::from(fine.is_err());
-        let word = if fine.is_ok() { "ok" } else { "FAILED" };
-        println!("spawner: {name} ... {word} ({:.2?})", start.elapsed());
-    }
-    failed
+    support::run_checks("spawner", checks)
 }
 
 /// A program with its exit to come.

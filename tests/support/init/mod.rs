@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// Longest time a test waits for something that should come at once; long, because the machine may be busy.
@@ -89,4 +90,22 @@ pub fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
 #[track_caller]
 pub fn wait_until(what: &str, mut state: impl FnMut() -> bool) {
     wait_for(what, || state().then_some(()));
+}
+
+/// Runs checks one after the other, on a thread of their own, under an init made by `main`; says how many have failed.
+/// After each one no child may be left.
+pub fn run_checks(program: &str, checks: &[(&str, &dyn Fn())]) -> usize {
+    let own = std::process::id().cast_signed();
+    let mut failed = 0;
+    for (name, check) in checks {
+        let start = Instant::now();
+        let fine = catch_unwind(AssertUnwindSafe(|| {
+            check();
+            wait_until("no child is left", || children(own).is_empty());
+        }));
+        failed += usize::from(fine.is_err());
+        let word = if fine.is_ok() { "ok" } else { "FAILED" };
+        println!("{program}: {name} ... {word} ({:.2?})", start.elapsed());
+    }
+    failed
 }
