@@ -186,9 +186,12 @@ impl Launch {
                         check(libc::dup2(*source, target), Step::Streams)?;
                     }
                     libc::umask(0o077);
-                    // The C library keeps two real-time signals to itself and refuses them, which is as it should be.
-                    for signal in 1..=libc::SIGRTMAX() {
-                        libc::signal(signal, libc::SIG_DFL);
+                    // The system call itself, because the C library refuses the two signals it keeps for itself, which
+                    // we may have been given as ignored. All zeros: SIG_DFL, no flags, nothing blocked.
+                    let default = [0_u64; 4];
+                    for signal in 1..=64 {
+                        let old = std::ptr::null_mut::<u64>();
+                        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, 8_usize);
                     }
                     close_others_on_exec();
                     write_file(c"/proc/self/oom_score_adj", out_of_memory_score);
@@ -232,12 +235,23 @@ impl Launch {
         let Some(entry) = self.listen_pid.and_then(|index| self.environment.pointers.get(index)) else {
             return;
         };
-        // SAFETY: the entry is a text of ours, "LISTEN_PID=" and ten digits, and after a fork nobody else uses it.
+        // SAFETY: the entry is a text of ours, "LISTEN_PID=" and room for ten digits and a NUL, which is what the largest
+        // pid needs, and after a fork nobody else uses it.
         unsafe {
-            let mut pid = libc::getpid();
-            for place in (11..21).rev() {
-                *entry.add(place) = b'0' as libc::c_char + (pid % 10) as libc::c_char;
-                pid /= 10;
+            let pid = libc::getpid();
+            // No leading zeros: some readers take them for octal.
+            let mut digits = 1;
+            let mut rest = pid / 10;
+            while rest > 0 {
+                digits += 1;
+                rest /= 10;
+            }
+            let start = entry.add("LISTEN_PID=".len());
+            *start.add(digits) = 0;
+            rest = pid;
+            for place in (0..digits).rev() {
+                *start.add(place) = b'0' as libc::c_char + (rest % 10) as libc::c_char;
+                rest /= 10;
             }
         }
     }
