@@ -1,0 +1,187 @@
+//! Log lines: for people on a terminal, or one JSON object a line for machines.
+//!
+//! Nothing secret is ever given to a log macro: no `Authorization` header, no text of a prompt or an answer.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormattedFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt as lines};
+
+use super::Timestamp;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Human,
+    /// One object a line: `timestamp`, `level`, `target`, the fields of the request and of the event, `message`.
+    Json,
+}
+
+impl Format {
+    /// What suits standard error: people read terminals, machines read the rest.
+    #[must_use]
+    pub fn for_stderr() -> Self {
+        if std::io::stderr().is_terminal() {
+            Self::Human
+        } else {
+            Self::Json
+        }
+    }
+}
+
+/// Starts logging to standard error. `filter` is a level such as `info`, or targets with levels such as
+/// `info,vllama::engine=debug`. Panics are logged too, so that no line of the stream is anything but a log line.
+///
+/// # Errors
+/// [`ParseError`] when the filter is no such list. A second call changes nothing.
+pub fn init(format: Format, filter: &str, colour: bool) -> Result<(), ParseError> {
+    let filter: Targets = filter.parse()?;
+    let layer = match format {
+        Format::Human => lines::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(colour)
+            .with_target(false)
+            .with_filter(filter)
+            .boxed(),
+        Format::Json => lines::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLine)
+            .with_filter(filter)
+            .boxed(),
+    };
+    if tracing_subscriber::registry().with(layer).try_init().is_ok() {
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            let message = panic.payload_as_str().unwrap_or("no message");
+            tracing::error!(place, "a bug in vllama made a task panic: {message}");
+        }));
+    }
+    Ok(())
+}
+
+/// Writes an event as one flat JSON object.
+struct JsonLine;
+
+impl<S, N> FormatEvent<S, N> for JsonLine
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut line = Line(Map::new());
+        let metadata = event.metadata();
+        line.put("timestamp", Timestamp::now().as_str());
+        line.put("level", metadata.level().as_str());
+        line.put("target", metadata.target());
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            let fields = extensions
+                .get::<FormattedFields<N>>()
+                .map_or("", |fields| fields.as_str());
+            if let Ok(Value::Object(fields)) = serde_json::from_str(fields) {
+                line.0.extend(fields);
+            }
+        }
+        event.record(&mut line);
+        let text = serde_json::to_string(&line.0).map_err(|_| fmt::Error)?;
+        writeln!(writer, "{text}")
+    }
+}
+
+struct Line(Map<String, Value>);
+
+impl Line {
+    fn put(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0
+                .lock()
+                .expect("no test panics while it writes")
+                .extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_json_line_is_one_flat_object_with_the_fields_of_its_request() {
+        let paper = Paper::default();
+        let writer = paper.clone();
+        let layer = lines::layer()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLine);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let span = tracing::info_span!("request", request_id = "abc");
+            span.in_scope(|| tracing::info!(status = 200_u16, model = "m:x", "two\nlines \"quoted\""));
+        });
+        let text = String::from_utf8(paper.0.lock().expect("no writer panicked").clone()).expect("lines are UTF-8");
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        let line: Map<String, Value> = serde_json::from_str(&text).expect("a line is JSON");
+        for (name, value) in [
+            ("level", "INFO"),
+            ("request_id", "abc"),
+            ("model", "m:x"),
+            ("message", "two\nlines \"quoted\""),
+        ] {
+            assert_eq!(line[name], value, "{text}");
+        }
+        assert_eq!(line["status"], 200);
+        assert!(line.contains_key("timestamp") && line.contains_key("target"));
+    }
+}
