@@ -34,20 +34,12 @@ fn main() {
     let (spawner, stopper) = (init.spawner(), init.stopper());
     let checks = std::thread::spawn(move || {
         let checks: &[(&str, &dyn Fn())] = &[
-            ("the latest reading is at hand", &|| {
-                the_latest_reading_is_at_hand(&spawner)
-            }),
+            ("the latest reading is at hand", &|| the_latest_reading_is_at_hand(&spawner)),
             ("a helper that dies is started again", &|| death_is_made_good(&spawner)),
-            ("a helper that hangs is killed and started again", &|| {
-                silence_is_made_good(&spawner)
-            }),
+            ("a helper that hangs is killed and started again", &|| silence_is_made_good(&spawner)),
             ("an old reading is none", &|| old_readings_are_none(&spawner)),
-            ("lines that are no readings are passed over", &|| {
-                nonsense_is_passed_over(&spawner)
-            }),
-            ("without a helper nothing is known", &|| {
-                without_a_helper_nothing_is_known(&spawner)
-            }),
+            ("lines that are no readings are passed over", &|| nonsense_is_passed_over(&spawner)),
+            ("without a helper nothing is known", &|| without_a_helper_nothing_is_known(&spawner)),
             ("the real helper speaks", &|| the_real_helper_speaks(&spawner)),
         ];
         let failed = support::run_checks("gpu", checks);
@@ -78,10 +70,7 @@ impl Script {
     }
 
     fn starts(&self) -> usize {
-        std::fs::read_to_string(self.directory.path().join("helper.count"))
-            .unwrap_or_default()
-            .lines()
-            .count()
+        std::fs::read_to_string(self.directory.path().join("helper.count")).unwrap_or_default().lines().count()
     }
 }
 
@@ -118,32 +107,14 @@ fn silence_is_made_good(spawner: &Spawner) {
     // It ignores what can be ignored, and keeps its output open in a child.
     let script =
         Script::new("trap '' TERM; test $(wc -l < $0.count) -gt 1 && line back; sleep 1000 & wait; sleep 1000");
-    let watch = watch(
-        spawner,
-        &script.path(),
-        Pace {
-            silence: Duration::from_millis(300),
-            ..PACE
-        },
-    );
-    wait_until("a reading of the second life", || {
-        name(&watch).as_deref() == Some("back")
-    });
-    wait_until("unknown, because the second one is silent too", || {
-        watch.latest().is_none()
-    });
+    let watch = watch(spawner, &script.path(), Pace { silence: Duration::from_millis(300), ..PACE });
+    wait_until("a reading of the second life", || name(&watch).as_deref() == Some("back"));
+    wait_until("unknown, because the second one is silent too", || watch.latest().is_none());
 }
 
 fn old_readings_are_none(spawner: &Spawner) {
     let script = Script::new("line one; exec sleep 1000");
-    let watch = watch(
-        spawner,
-        &script.path(),
-        Pace {
-            fresh: Duration::from_millis(300),
-            ..PACE
-        },
-    );
+    let watch = watch(spawner, &script.path(), Pace { fresh: Duration::from_millis(300), ..PACE });
     wait_until("the reading", || watch.latest().is_some());
     wait_until("the reading is too old", || watch.latest().is_none());
     assert_eq!(script.starts(), 1);
@@ -166,9 +137,7 @@ fn the_real_helper_speaks(spawner: &Spawner) {
     let watch = watch(spawner, Path::new(HELPER), Pace::default());
     let reading = wait_for("a reading", || watch.latest());
     assert!(reading.reason.is_some() || !reading.gpus.is_empty());
-    let again = wait_for("another reading", || {
-        watch.latest().filter(|again| !std::sync::Arc::ptr_eq(again, &reading))
-    });
+    let again = wait_for("another reading", || watch.latest().filter(|again| !std::sync::Arc::ptr_eq(again, &reading)));
     assert_eq!(again.gpus.len(), reading.gpus.len());
 }
 
@@ -177,24 +146,16 @@ fn the_real_helper_answers_once() {
     assert!(output.status.success() && output.stderr.is_empty());
     let reading: Reading = serde_json::from_slice(&output.stdout).unwrap();
     match reading.reason {
-        Some(reason) => assert!(
-            reason.starts_with("no NVIDIA driver: ") && reading.gpus.is_empty(),
-            "{reason}"
-        ),
+        Some(reason) => assert!(reason.starts_with("no NVIDIA driver: ") && reading.gpus.is_empty(), "{reason}"),
         None => assert!(reading.gpus.iter().all(|gpu| gpu.uuid.is_some())),
     }
     println!("gpu: the real helper answers once ... ok");
 }
 
 fn the_real_helper_ends_when_nobody_reads() {
-    let mut process = std::process::Command::new(HELPER)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut process = std::process::Command::new(HELPER).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(process.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.ends_with('\n'));
     let status = wait_for("the helper has ended", || process.try_wait().unwrap());
     assert!(status.success(), "{status}");

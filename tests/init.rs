@@ -26,23 +26,18 @@ fn init(command: &[&str]) -> Command {
 
 /// The same as PID 1 of a namespace of its own; `None`, and the reason told, where that is not permitted.
 fn init_as_pid_1(command: &[&str]) -> Option<Command> {
-    static REFUSED: LazyLock<Option<String>> = LazyLock::new(|| {
-        match Command::new("unshare")
-            .args(["--pid", "--fork", "--mount-proc", "true"])
-            .output()
-        {
+    static REFUSED: LazyLock<Option<String>> =
+        LazyLock::new(|| match Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output() {
             Ok(output) if output.status.success() => None,
             Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
             Err(error) => Some(format!("unshare: {error}")),
-        }
-    });
+        });
     if let Some(why) = &*REFUSED {
         eprintln!("skipped: no real PID 1 here: {why}");
         return None;
     }
     let mut init = Command::new("unshare");
-    init.args(["--pid", "--fork", "--mount-proc", "--kill-child", VLLAMA, "init", "--"])
-        .args(command);
+    init.args(["--pid", "--fork", "--mount-proc", "--kill-child", VLLAMA, "init", "--"]).args(command);
     Some(init)
 }
 
@@ -86,17 +81,12 @@ impl Running {
 
     fn code(mut self) -> i32 {
         let status = wait_for("the init has ended", || self.process.try_wait().unwrap());
-        status
-            .code()
-            .unwrap_or_else(|| panic!("the init itself was killed: {status}"))
+        status.code().unwrap_or_else(|| panic!("the init itself was killed: {status}"))
     }
 }
 
 fn signal(pid: i32, number: i32) {
-    let sent = Command::new("kill")
-        .args([format!("-{number}"), pid.to_string()])
-        .status()
-        .unwrap();
+    let sent = Command::new("kill").args([format!("-{number}"), pid.to_string()]).status().unwrap();
     assert!(sent.success());
 }
 
@@ -129,11 +119,7 @@ fn death_by_a_signal_is_128_and_its_number() {
         let harmless = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
         let stopping = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
         if !harmless.contains(&number) && !stopping.contains(&number) {
-            assert_eq!(
-                code(init(&["sh", "-c", &format!("kill -{number} $$; exit 3")])),
-                128 + number,
-                "{number}"
-            );
+            assert_eq!(code(init(&["sh", "-c", &format!("kill -{number} $$; exit 3")])), 128 + number, "{number}");
         }
     }
 }
@@ -202,16 +188,8 @@ fn a_stopped_command_does_not_end_the_init_and_goes_on_when_continued() {
 #[test]
 fn streams_directory_and_environment_are_handed_on() {
     let directory = tempfile::tempdir().unwrap();
-    let mut command = init(&[
-        "sh",
-        "-c",
-        "cat; echo error >&2; pwd -P; echo $GREETING $LISTEN_PID; umask",
-    ]);
-    command
-        .current_dir(&directory)
-        .env("GREETING", "hello")
-        .env("LISTEN_PID", "1")
-        .stdin(Stdio::piped());
+    let mut command = init(&["sh", "-c", "cat; echo error >&2; pwd -P; echo $GREETING $LISTEN_PID; umask"]);
+    command.current_dir(&directory).env("GREETING", "hello").env("LISTEN_PID", "1").stdin(Stdio::piped());
     let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(&[b'x'; 100_000]).unwrap();
     let output = process.wait_with_output().unwrap();
@@ -221,10 +199,7 @@ fn streams_directory_and_environment_are_handed_on() {
     let place = directory.path().canonicalize().unwrap();
     let umask = Command::new("sh").args(["-c", "umask"]).output().unwrap().stdout;
     // This LISTEN_PID was for somebody else.
-    assert_eq!(
-        rest,
-        format!("{}\nhello 1\n{}", place.display(), String::from_utf8(umask).unwrap())
-    );
+    assert_eq!(rest, format!("{}\nhello 1\n{}", place.display(), String::from_utf8(umask).unwrap()));
     assert_eq!(output.stderr, b"error\n");
 }
 
@@ -235,12 +210,7 @@ fn sockets_from_systemd_are_for_the_command() {
         "LISTEN_FDS=1 LISTEN_PID=$$ exec {VLLAMA} init -- sh -c 'echo $$ $LISTEN_PID; read x <&3; echo $x' 3<&0"
     );
     let mut process = Command::new("sh");
-    let mut process = process
-        .args(["-c", &text])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut process = process.args(["-c", &text]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(b"descriptor 3\n").unwrap();
     let text = String::from_utf8(process.wait_with_output().unwrap().stdout).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
@@ -269,16 +239,7 @@ fn the_command_gets_the_signals_we_were_given_and_a_group_of_its_own() {
 #[test]
 fn an_ignored_sigchld_from_whoever_started_us_loses_no_status() {
     let mut command = Command::new("perl");
-    command.args([
-        "-e",
-        "$SIG{CHLD} = 'IGNORE'; exec @ARGV",
-        VLLAMA,
-        "init",
-        "--",
-        "sh",
-        "-c",
-        "exit 9",
-    ]);
+    command.args(["-e", "$SIG{CHLD} = 'IGNORE'; exec @ARGV", VLLAMA, "init", "--", "sh", "-c", "exit 9"]);
     assert_eq!(code(command), 9);
 }
 
@@ -286,16 +247,7 @@ fn an_ignored_sigchld_from_whoever_started_us_loses_no_status() {
 fn what_nohup_ignores_stays_ignored() {
     let mut command = Command::new("perl");
     let text = "kill -1 $$; exit 9";
-    command.args([
-        "-e",
-        "$SIG{HUP} = 'IGNORE'; exec @ARGV",
-        VLLAMA,
-        "init",
-        "--",
-        "sh",
-        "-c",
-        text,
-    ]);
+    command.args(["-e", "$SIG{HUP} = 'IGNORE'; exec @ARGV", VLLAMA, "init", "--", "sh", "-c", text]);
     assert_eq!(code(command), 9);
 }
 
@@ -338,11 +290,7 @@ fn signals_during_the_start_harm_nothing() {
         let pid = nix::unistd::Pid::from_raw(process.id().cast_signed());
         // Ignored by default, so harmless before we are ready; blocked, taken and passed on after.
         let status = loop {
-            for harmless in [
-                nix::sys::signal::SIGWINCH,
-                nix::sys::signal::SIGURG,
-                nix::sys::signal::SIGCHLD,
-            ] {
+            for harmless in [nix::sys::signal::SIGWINCH, nix::sys::signal::SIGURG, nix::sys::signal::SIGCHLD] {
                 nix::sys::signal::kill(pid, harmless).unwrap();
             }
             if let Some(status) = process.try_wait().unwrap() {
@@ -408,10 +356,7 @@ fn longest_zombie(parent: i32, mut over: impl FnMut() -> bool) -> Duration {
 }
 
 fn ten_thousand_orphans(command: Command, find_init: impl Fn(i32) -> i32, told: impl Fn(i32) -> i32) {
-    let Running {
-        mut process,
-        mut output,
-    } = Running::start(command);
+    let Running { mut process, mut output } = Running::start(command);
     let pid = find_init(process.id().cast_signed());
     let expected = told(pid).to_string();
     let reader = std::thread::spawn(move || {
@@ -447,10 +392,7 @@ fn ten_thousand_orphans_are_reaped_at_once_by_pid_1() {
 /// A terminal with `sh -c text` on it, fed with input line by line as prompts appear; `None` without `script`.
 fn on_a_terminal(text: &str, dialogue: &[(&str, &[u8])]) -> Option<String> {
     let mut command = Command::new("script");
-    command
-        .args(["-q", "-e", "-c", text, "/dev/null"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+    command.args(["-q", "-e", "-c", text, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let Ok(mut process) = command.spawn() else {
         eprintln!("skipped: no terminal here: script is not installed");
         return None;
@@ -461,12 +403,7 @@ fn on_a_terminal(text: &str, dialogue: &[(&str, &[u8])]) -> Option<String> {
     for (prompt, answer) in dialogue {
         let mut piece = Vec::new();
         while !piece.ends_with(prompt.as_bytes()) {
-            assert_eq!(
-                output.read(&mut byte).unwrap(),
-                1,
-                "the end instead of {prompt}: {}",
-                seen.escape_ascii()
-            );
+            assert_eq!(output.read(&mut byte).unwrap(), 1, "the end instead of {prompt}: {}", seen.escape_ascii());
             piece.push(byte[0]);
             seen.push(byte[0]);
         }

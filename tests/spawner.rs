@@ -52,36 +52,20 @@ fn main() {
 fn run_checks(spawner: &Spawner, signals: &AtomicUsize) -> usize {
     let checks: &[(&str, &dyn Fn())] = &[
         ("nothing is inherited", &|| nothing_is_inherited(spawner)),
-        ("the environment is the one given and the marker", &|| {
-            environment_is_complete(spawner)
-        }),
+        ("the environment is the one given and the marker", &|| environment_is_complete(spawner)),
         ("output and error are piped", &|| output_and_error_are_piped(spawner)),
         ("every kind of end is told as it was", &|| ends_are_told(spawner)),
-        ("what cannot be executed is an error and nothing else", &|| {
-            failures_leave_nothing(spawner)
-        }),
-        ("500 programs from many threads end once each", &|| {
-            storm(spawner, signals)
-        }),
-        ("a panic in a listener ends nothing", &|| {
-            panics_are_caught(spawner, signals)
-        }),
+        ("what cannot be executed is an error and nothing else", &|| failures_leave_nothing(spawner)),
+        ("500 programs from many threads end once each", &|| storm(spawner, signals)),
+        ("a panic in a listener ends nothing", &|| panics_are_caught(spawner, signals)),
         ("a stopped leader has not ended", &|| stopping_is_no_end(spawner)),
-        ("a leader that was reaped is not signalled", &|| {
-            reaped_leaders_are_left_alone(spawner)
-        }),
+        ("a leader that was reaped is not signalled", &|| reaped_leaders_are_left_alone(spawner)),
         ("kill_all finds who left the session", &|| deserters_are_found(spawner)),
-        ("kill_all finds them after the leader's death", &|| {
-            deserters_are_found_without_their_leader(spawner)
-        }),
-        ("kill_all kills what forks all the time", &|| {
-            forking_is_no_escape(spawner)
-        }),
+        ("kill_all finds them after the leader's death", &|| deserters_are_found_without_their_leader(spawner)),
+        ("kill_all kills what forks all the time", &|| forking_is_no_escape(spawner)),
         ("kill_all kills nobody else", &|| others_are_spared(spawner)),
         ("memory is counted over all members", &|| memory_is_counted(spawner)),
-        ("the kernel would rather kill a child than us", &|| {
-            children_go_first(spawner)
-        }),
+        ("the kernel would rather kill a child than us", &|| children_go_first(spawner)),
     ];
     support::run_checks("spawner", checks)
 }
@@ -95,9 +79,7 @@ struct Started {
 impl Started {
     fn text(&mut self) -> String {
         let mut text = String::new();
-        File::from(self.child.stdout.take().unwrap())
-            .read_to_string(&mut text)
-            .unwrap();
+        File::from(self.child.stdout.take().unwrap()).read_to_string(&mut text).unwrap();
         text
     }
 
@@ -164,19 +146,13 @@ fn nothing_is_inherited(spawner: &Spawner) {
     let first: Vec<&str> = lines[0].split(' ').collect();
     // pid, then pid (name) state parent group session …
     let pid = started.child.pid().to_string();
-    assert_eq!(
-        (first[0], first[1], first[5], first[6]),
-        (&*pid, &*pid, &*pid, &*pid),
-        "a session of its own"
-    );
+    assert_eq!((first[0], first[1], first[5], first[6]), (&*pid, &*pid, &*pid, &*pid), "a session of its own");
     assert_eq!(lines[1..3], ["/", "0077"]);
     let open = &lines[3..];
     assert!(open.contains(&"0 /dev/null"), "{open:?}");
     assert!(!head.contains("/dev/zero"), "{open:?}");
     // The shell saves descriptors of its own from 10 on.
-    let numbers = open
-        .iter()
-        .map(|line| line.split(' ').next().unwrap().parse::<i32>().unwrap());
+    let numbers = open.iter().map(|line| line.split(' ').next().unwrap().parse::<i32>().unwrap());
     assert_eq!(numbers.filter(|number| *number < 10).collect::<Vec<_>>(), [0, 1, 2]);
     for name in ["SigBlk", "SigIgn", "SigPnd"] {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -195,10 +171,7 @@ fn environment_is_complete(spawner: &Spawner) {
         let mut names: Vec<_> = text.lines().map(|line| line.split('=').next().unwrap()).collect();
         names.sort_unstable();
         assert_eq!(names, ["PATH", GENERATION, "ÜMLAUT"]);
-        text.lines()
-            .find(|line| line.starts_with(GENERATION))
-            .unwrap()
-            .to_owned()
+        text.lines().find(|line| line.starts_with(GENERATION)).unwrap().to_owned()
     });
     assert_ne!(first, second, "no two spawns carry the same marker");
 }
@@ -207,9 +180,7 @@ fn output_and_error_are_piped(spawner: &Spawner) {
     let mut started = script(spawner, "echo out; echo error >&2; read line || echo nothing to read");
     assert_eq!(started.text(), "out\nnothing to read\n");
     let mut text = String::new();
-    File::from(started.child.stderr.take().unwrap())
-        .read_to_string(&mut text)
-        .unwrap();
+    File::from(started.child.stderr.take().unwrap()).read_to_string(&mut text).unwrap();
     assert_eq!(text, "error\n");
 }
 
@@ -234,16 +205,10 @@ fn failures_leave_nothing(spawner: &Spawner) {
     let failure = |spec: &Spec| {
         let called = Arc::new(AtomicBool::new(false));
         let witness = Arc::clone(&called);
-        let error = spawner
-            .spawn(spec, Box::new(move |_| witness.store(true, Ordering::SeqCst)))
-            .unwrap_err();
+        let error = spawner.spawn(spec, Box::new(move |_| witness.store(true, Ordering::SeqCst))).unwrap_err();
         assert_eq!(Arc::strong_count(&called), 1, "the listener is dropped");
         assert!(!called.load(Ordering::SeqCst), "the listener is not called");
-        assert_eq!(
-            children(std::process::id().cast_signed()).len(),
-            0,
-            "no zombie: {error}"
-        );
+        assert_eq!(children(std::process::id().cast_signed()).len(), 0, "no zombie: {error}");
         error
     };
     for _ in 0..50 {
@@ -252,19 +217,13 @@ fn failures_leave_nothing(spawner: &Spawner) {
     assert_eq!(failure(&spec("not-in-the-path", &[])).kind(), ErrorKind::NotFound);
     assert_eq!(failure(&spec("", &[])).kind(), ErrorKind::NotFound);
     mode(0o600);
-    assert_eq!(
-        failure(&spec(garbage.to_str().unwrap(), &[])).kind(),
-        ErrorKind::PermissionDenied
-    );
+    assert_eq!(failure(&spec(garbage.to_str().unwrap(), &[])).kind(), ErrorKind::PermissionDenied);
     mode(0o700);
     let error = failure(&spec(garbage.to_str().unwrap(), &[]));
     assert!(error.to_string().contains("Exec format error"), "{error}");
     assert_eq!(failure(&spec("/", &[])).kind(), ErrorKind::PermissionDenied);
     assert_eq!(failure(&spec("true", &["a\0b"])).kind(), ErrorKind::InvalidInput);
-    let error = failure(&Spec {
-        directory: "/nowhere".into(),
-        ..spec("true", &[])
-    });
+    let error = failure(&Spec { directory: "/nowhere".into(), ..spec("true", &[]) });
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("/nowhere"), "{error}");
 }
@@ -307,20 +266,12 @@ fn storm(spawner: &Spawner, signals: &AtomicUsize) {
             })
             .collect();
         starters.into_iter().for_each(|starter| starter.join().unwrap());
-        wait_until("every end is told", || {
-            ends.iter().all(|count| count.load(Ordering::SeqCst) > 0)
-        });
+        wait_until("every end is told", || ends.iter().all(|count| count.load(Ordering::SeqCst) > 0));
         over.store(true, Ordering::SeqCst);
     });
-    assert!(
-        ends.iter().all(|count| count.load(Ordering::SeqCst) == 1),
-        "each end is told once"
-    );
+    assert!(ends.iter().all(|count| count.load(Ordering::SeqCst) == 1), "each end is told once");
     assert_eq!(wrong.load(Ordering::SeqCst), 0, "each end is told as it was");
-    assert!(
-        signals.load(Ordering::SeqCst) > before + 10,
-        "signals arrive all the while"
-    );
+    assert!(signals.load(Ordering::SeqCst) > before + 10, "signals arrive all the while");
 }
 
 fn panics_are_caught(spawner: &Spawner, signals: &AtomicUsize) {
@@ -337,9 +288,7 @@ fn stopping_is_no_end(spawner: &Spawner) {
     started.ready();
     let (session, pid) = (started.session(), started.child.pid());
     assert!(session.signal_leader(libc::SIGSTOP));
-    wait_until("the leader is stopped", || {
-        look(pid).is_some_and(|seen| seen.state == 'T')
-    });
+    wait_until("the leader is stopped", || look(pid).is_some_and(|seen| seen.state == 'T'));
     // Another child's whole life passes while this one is stopped.
     assert_eq!(script(spawner, "exit 1").exit(), Exit::Code(1));
     assert!(started.exit.try_recv().is_err());
@@ -396,10 +345,7 @@ fn deserters_are_found_without_their_leader(spawner: &Spawner) {
 
 fn forking_is_no_escape(spawner: &Spawner) {
     // Two generations of processes that fork and end, in groups of their own.
-    let mut started = script(
-        spawner,
-        "(set -m; f() { sleep 0.01; (f &) ; }; f & f & f &) ; echo ready; sleep 1000",
-    );
+    let mut started = script(spawner, "(set -m; f() { sleep 0.01; (f &) ; }; f & f & f &) ; echo ready; sleep 1000");
     started.ready();
     let session = started.session();
     session.kill_all();
@@ -427,16 +373,9 @@ fn memory_is_counted(spawner: &Spawner) {
 }
 
 fn children_go_first(spawner: &Spawner) {
-    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj")
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
     for above in [0, 300, 2000] {
-        let spec = Spec {
-            out_of_memory_score: above,
-            ..spec("cat", &["/proc/self/oom_score_adj"])
-        };
+        let spec = Spec { out_of_memory_score: above, ..spec("cat", &["/proc/self/oom_score_adj"]) };
         let found: i32 = start(spawner, &spec).unwrap().text().trim().parse().unwrap();
         assert_eq!(found, (own + i32::from(above)).min(1000));
     }

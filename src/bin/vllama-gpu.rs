@@ -67,10 +67,7 @@ impl Driver {
     }
 
     fn missing(error: &NvmlError) -> Self {
-        Self::Missing {
-            reason: format!("no NVIDIA driver: {error}"),
-            looked: Instant::now(),
-        }
+        Self::Missing { reason: format!("no NVIDIA driver: {error}"), looked: Instant::now() }
     }
 
     fn read(&mut self) -> Reading {
@@ -80,15 +77,9 @@ impl Driver {
             *self = Self::open();
         }
         match self {
-            Self::Missing { reason, .. } => Reading {
-                gpus: Vec::new(),
-                reason: Some(reason.clone()),
-            },
+            Self::Missing { reason, .. } => Reading { gpus: Vec::new(), reason: Some(reason.clone()) },
             Self::Open(nvml) => match nvml.device_count() {
-                Ok(count) => Reading {
-                    gpus: (0..count).map(|index| gpu(nvml, index)).collect(),
-                    reason: None,
-                },
+                Ok(count) => Reading { gpus: (0..count).map(|index| gpu(nvml, index)).collect(), reason: None },
                 Err(error) => {
                     *self = Self::missing(&error);
                     self.read()
@@ -100,8 +91,7 @@ impl Driver {
 
 fn gpu(nvml: &Nvml, index: u32) -> Gpu {
     // A GPU that has fallen off the bus keeps its place in the list, with nothing known.
-    nvml.device_by_index(index)
-        .map_or_else(|_| Gpu::default(), |device| figures(&device))
+    nvml.device_by_index(index).map_or_else(|_| Gpu::default(), |device| figures(&device))
 }
 
 fn figures(device: &Device<'_>) -> Gpu {
@@ -114,9 +104,6 @@ fn figures(device: &Device<'_>) -> Gpu {
         memory_free: memory.as_ref().map(|memory| memory.free),
         utilization: device.utilization_rates().ok().map(|rates| rates.gpu),
         temperature: device.temperature(TemperatureSensor::Gpu).ok(),
-        power: device
-            .power_usage()
-            .ok()
-            .map(|milliwatts| f64::from(milliwatts) / 1000.0),
+        power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1000.0),
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn run(file: &Path, name: &ModelName, if_missing: bool, config: &Conf
     };
     let (spawner, stopper) = (init.spawner(), init.stopper());
     let interrupt = stopper.clone();
-    let code = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         scope.spawn(move || {
             let code = match import(file, name, if_missing, config, &spawner) {
                 Ok(()) => 0,
@@ -48,8 +48,7 @@ pub(super) fn run(file: &Path, name: &ModelName, if_missing: bool, config: &Conf
             interrupt.stop(1);
             std::process::exit(1);
         })
-    });
-    code
+    })
 }
 
 fn import(file: &Path, name: &ModelName, if_missing: bool, config: &Config, spawner: &Spawner) -> Result<(), Problem> {
@@ -101,7 +100,9 @@ fn import(file: &Path, name: &ModelName, if_missing: bool, config: &Config, spaw
     let what = format!("cannot import {name}");
     let source = match outcome {
         Some(Ok(source)) if exit == Exit::Code(0) => source,
-        Some(Err(message)) => return Err(Problem::new(what, message, "the file is left as it was; nothing was installed")),
+        Some(Err(message)) => {
+            return Err(Problem::new(what, message, "the file is left as it was; nothing was installed"));
+        }
         _ => {
             let why = format!("the import ended without a result ({exit:?}) {said}");
             return Err(Problem::new(what, why, "check that memory and disk suffice, then try again"));

@@ -1,17 +1,20 @@
 //! How verbs tell what they do: a bar on a terminal, plain lines elsewhere, JSON events for programs, or nothing.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::config::Voice;
+use crate::telemetry::logs::Pen;
 
 /// One verb's way of telling.
 pub(super) struct Progress {
     voice: Voice,
+    /// Where logs are JSON, what people would be told goes into the log: a collector must find nothing else.
+    json_logs: bool,
     /// Only on a terminal.
     bar: Option<ProgressBar>,
     /// The last thing said without a terminal, so that it is said once.
@@ -19,16 +22,22 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `json_logs` silences the lines for people: a log collector must find JSON alone.
     pub(super) fn new(voice: Voice, json_logs: bool) -> Self {
-        let voice = if json_logs && voice == Voice::Human { Voice::Quiet } else { voice };
-        let on_terminal = voice == Voice::Human && std::io::stderr().is_terminal();
-        Self { voice, bar: on_terminal.then(bar), last: Mutex::default() }
+        let on_terminal = voice == Voice::Human && !json_logs && std::io::stderr().is_terminal();
+        Self { voice, json_logs, bar: on_terminal.then(bar), last: Mutex::default() }
     }
 
-    /// The bar, for the log writer: lines must not be written across it.
-    pub(super) fn bar(&self) -> Option<ProgressBar> {
-        self.bar.clone()
+    /// Writes log lines to standard error, never across the bar.
+    pub(super) fn pen(&self) -> Pen {
+        let bar = self.bar.clone();
+        Arc::new(move |line| {
+            // Nobody reads standard error any more: there is no better place to say so.
+            let write = || _ = std::io::stderr().write_all(line);
+            match &bar {
+                Some(bar) => bar.suspend(write),
+                None => write(),
+            }
+        })
     }
 
     /// Says what begins now.
@@ -49,9 +58,10 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        match self.voice {
-            Voice::Json => self.event(&json!({"event": "failed", "message": text})),
-            _ => eprintln!("✗ {text}"),
+        self.event(&json!({"event": "failed", "message": text}));
+        // In JSON logs it stands already, told by whom it happened to.
+        if self.voice != Voice::Json && !self.json_logs {
+            eprintln!("✗ {text}");
         }
     }
 
@@ -72,10 +82,8 @@ impl Progress {
             }
             phase.clone_into(&mut last);
         }
-        match self.voice {
-            Voice::Json => self.event(&json!({"event": "phase", "phase": phase, "percent": percent})),
-            _ => self.line("•", phase),
-        }
+        self.event(&json!({"event": "phase", "phase": phase, "percent": percent}));
+        self.line("•", phase);
     }
 
     /// Tells programs what happened; people are told by the other calls.
@@ -89,6 +97,7 @@ impl Progress {
 
     fn line(&self, symbol: &str, text: &str) {
         match (self.voice, &self.bar) {
+            _ if self.json_logs => tracing::info!("{text}"),
             (Voice::Human, Some(bar)) => bar.suspend(|| eprintln!("{symbol} {text}")),
             (Voice::Human, None) => eprintln!("{symbol} {text}"),
             _ => {}

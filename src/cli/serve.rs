@@ -3,6 +3,7 @@
 mod preflight;
 mod run_directory;
 
+use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::model::plan::{Plan, Wishes};
 use crate::model::{Installed, Store};
 use crate::scheduler::{self, KeepAlive, Scheduler};
 use crate::server::{self, Phase};
-use crate::telemetry::logs;
+use crate::telemetry::logs::{self, Format};
 
 /// How long connections may take to close once nobody waits for them any more.
 const HURRY: Duration = Duration::from_millis(500);
@@ -53,12 +54,16 @@ fn start(config: Config) -> Result<i32, Problem> {
     let init = Init::new()
         .map_err(|error| Problem::new("cannot start", error, "check the limits of this user (`ulimit -a`)"))?;
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
-    logs::init(config.json_logs, &config.log, progress.bar())
+    logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
     let keep_alive = match &config.keep_alive {
         None => KeepAlive::Forever,
         Some(text) => keep_alive::parse_setting(text).map_err(|error| {
-            Problem::new(format!("cannot keep models alive for '{text}'"), error, "give OLLAMA_KEEP_ALIVE as 5m, 300 or -1")
+            Problem::new(
+                format!("cannot keep models alive for '{text}'"),
+                error,
+                "give OLLAMA_KEEP_ALIVE as 5m, 300 or -1",
+            )
         })?,
     };
     let store = Store::open(&config.models).map_err(|error| {
@@ -120,16 +125,18 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let address = listener.local_addr().unwrap_or(config.listen);
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return Problem::new("cannot listen", error, "check the limits of this user (`ulimit -n`)").tell(),
+        Err(error) => {
+            return Problem::new("cannot listen", error, "check the limits of this user (`ulimit -n`)").tell();
+        }
     };
     let name = model.manifest.name.clone();
     let scheduler = scheduler(&config, &model, keep_alive, &spawner);
-    let gpus = gpu::Watch::start(&spawner, preflight::gpu_helper(&config), &config.environment);
+    let gpus = watch_gpus(&config, spawner.clone());
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
         default_model: model.name.clone(),
-        gpus: Box::new(move || gpus.latest().and_then(|reading| serde_json::to_value(&reading.gpus).ok())),
+        gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         started: begun,
     });
     let (phase, phase_seen) = watch::channel(Phase::Serving);
@@ -142,7 +149,6 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let server = tokio::spawn(server::serve(listener, app, settings, phase_seen));
     progress.event(&json!({"event": "listening", "address": address.to_string()}));
     progress.say(&format!("vllama {} serves {name} on http://{address}", env!("CARGO_PKG_VERSION")));
-    tracing::info!(%address, model = name, "listening");
     scheduler.load();
     tokio::spawn(tell_engine(scheduler.changes(), progress.clone(), format!("http://{address}")));
 
@@ -161,13 +167,26 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         }
     }
     progress.event(&json!({"event": "stopping"}));
-    tracing::info!(drain_seconds = config.drain.as_secs(), "stopping: no new requests, those that run may finish");
-    progress.say("stopping; once more to stop at once");
+    let drain = config.drain.as_secs();
+    progress.say(&format!("stopping: running requests have {drain} s to finish (a second signal ends them at once)"));
     stop(&scheduler, &phase, server, config.drain, &mut signals).await;
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
-    tracing::info!("stopped");
     0
+}
+
+fn log_format(config: &Config) -> Format {
+    if config.json_logs {
+        Format::Json
+    } else {
+        Format::Human { colour: config.colour && std::io::stderr().is_terminal() }
+    }
+}
+
+fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
+    let environment = config.environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let watch = gpu::Watch::start(spawner, preflight::gpu_helper(config), environment, gpu::Pace::default());
+    watch.inspect_err(|error| tracing::warn!(%error, "the GPUs are not watched")).ok()
 }
 
 fn scheduler(config: &Config, model: &Arc<Installed>, keep_alive: KeepAlive, spawner: &Spawner) -> Scheduler {

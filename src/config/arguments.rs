@@ -214,6 +214,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
             .map(str::to_owned)
             .collect(),
         json_logs,
+        colour: variable("NO_COLOR").is_none(),
         log: values.text("log").unwrap_or_else(|| if debug { "debug" } else { "info" }.to_owned()),
         voice: match (matches.get_flag("json"), quiet) {
             (true, _) => Voice::Json,

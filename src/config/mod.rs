@@ -56,6 +56,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether logs are JSON.
     pub json_logs: bool,
+    /// Whether colours are welcome on a terminal (`NO_COLOR` says no).
+    pub colour: bool,
     /// Log filter, e.g. `info` or `info,vllm=debug`.
     pub log: String,
     /// How `vllama serve` itself talks.

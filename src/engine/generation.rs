@@ -100,7 +100,10 @@ impl Generation {
                 }
             }
         }
-        remove(&self.directory)
+        remove(&self.directory)?;
+        // The engine's own directory goes with the last generation; it is made again for the next.
+        let _ = self.directory.parent().map(fs::remove_dir);
+        Ok(())
     }
 }
 
@@ -140,7 +143,7 @@ mod tests {
         let mode = fs::metadata(generation.directory()).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         generation.sweep().expect("swept");
-        assert!(!stale.exists());
+        assert!(!run.path().join("m").exists());
     }
 
     #[test]

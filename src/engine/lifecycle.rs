@@ -311,7 +311,7 @@ impl Supervisor {
                 return died(text, is_lasting(&error));
             }
         };
-        tracing::info!(
+        tracing::debug!(
             model = self.plan.served_name,
             generation = number,
             pid = leader.session.pid(),
@@ -419,7 +419,7 @@ impl Supervisor {
                         status.max_model_len = max_model_len;
                         status.start_took = Some(took);
                     });
-                    tracing::info!(model = self.plan.served_name, seconds = took.as_secs_f32(), "the engine is ready");
+                    tracing::debug!(model = self.plan.served_name, seconds = took.as_secs_f32(), "the engine is ready");
                 },
                 () = sleep_until(give_up_at.into()), if ready_at.is_none() => return (Outcome::Hung, None),
             }

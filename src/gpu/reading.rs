@@ -40,16 +40,8 @@ mod tests {
 
     #[test]
     fn a_line_keeps_its_shape() {
-        let gpu = Gpu {
-            name: Some("A".into()),
-            memory_total: Some(1),
-            power: Some(70.5),
-            ..Gpu::default()
-        };
-        let reading = Reading {
-            gpus: vec![gpu],
-            reason: None,
-        };
+        let gpu = Gpu { name: Some("A".into()), memory_total: Some(1), power: Some(70.5), ..Gpu::default() };
+        let reading = Reading { gpus: vec![gpu], reason: None };
         let line = r#"{"gpus":[{"name":"A","uuid":null,"memory_total":1,"memory_used":null,"memory_free":null,"utilization":null,"temperature":null,"power":70.5}]}"#;
         assert_eq!(serde_json::to_string(&reading).ok().as_deref(), Some(line));
         assert_eq!(serde_json::from_str(line).ok(), Some(reading));
@@ -59,12 +51,6 @@ mod tests {
     fn no_driver_is_a_reading_too() {
         let line = r#"{"gpus":[],"reason":"no NVIDIA driver"}"#;
         let reading: Option<Reading> = serde_json::from_str(line).ok();
-        assert_eq!(
-            reading,
-            Some(Reading {
-                gpus: vec![],
-                reason: Some("no NVIDIA driver".into())
-            })
-        );
+        assert_eq!(reading, Some(Reading { gpus: vec![], reason: Some("no NVIDIA driver".into()) }));
     }
 }

@@ -68,36 +68,17 @@ impl Watch {
         environment: Vec<(OsString, OsString)>,
         pace: Pace,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            latest: Mutex::new(None),
-            fresh: pace.fresh,
-        });
-        let spec = Spec {
-            program: helper,
-            environment,
-            ..Spec::default()
-        };
-        let keeper = Keeper {
-            shared: Arc::downgrade(&shared),
-            spawner,
-            spec,
-            pace,
-        };
-        std::thread::Builder::new()
-            .name("gpu".into())
-            .spawn(move || keeper.keep())?;
+        let shared = Arc::new(Shared { latest: Mutex::new(None), fresh: pace.fresh });
+        let spec = Spec { program: helper, environment, ..Spec::default() };
+        let keeper = Keeper { shared: Arc::downgrade(&shared), spawner, spec, pace };
+        std::thread::Builder::new().name("gpu".into()).spawn(move || keeper.keep())?;
         Ok(Self { shared })
     }
 
     /// A watch that never knows anything: for a machine where nobody shall ask, and for tests.
     #[must_use]
     pub fn unknown() -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                latest: Mutex::new(None),
-                fresh: Duration::ZERO,
-            }),
-        }
+        Self { shared: Arc::new(Shared { latest: Mutex::new(None), fresh: Duration::ZERO }) }
     }
 
     /// The latest reading; `None` while nothing is known. Never waits for the driver.

@@ -32,9 +32,6 @@ impl Facts {
     /// Tokens of the prompt and of the answer; zero while unknown.
     #[must_use]
     pub fn tokens(&self) -> (u64, u64) {
-        (
-            self.tokens_in.load(Ordering::Relaxed),
-            self.tokens_out.load(Ordering::Relaxed),
-        )
+        (self.tokens_in.load(Ordering::Relaxed), self.tokens_out.load(Ordering::Relaxed))
     }
 }

@@ -70,11 +70,7 @@ impl Health {
     ) -> Self {
         let engine = snapshot.engines.iter().find(|engine| engine.model == *default_model);
         let (status, reason) = judge(engine);
-        let held: Vec<u64> = snapshot
-            .engines
-            .iter()
-            .filter_map(|engine| engine.memory_bytes)
-            .collect();
+        let held: Vec<u64> = snapshot.engines.iter().filter_map(|engine| engine.memory_bytes).collect();
         Self {
             status,
             reason,
@@ -91,10 +87,7 @@ impl Health {
                 failure: engine.failure.clone(),
             }),
             gpus,
-            memory: Memory {
-                engine_bytes: (!held.is_empty()).then(|| held.iter().sum()),
-                vllama_bytes: own_memory(),
-            },
+            memory: Memory { engine_bytes: (!held.is_empty()).then(|| held.iter().sum()), vllama_bytes: own_memory() },
             uptime_seconds: uptime.as_secs(),
         }
     }
@@ -108,22 +101,16 @@ impl Health {
 
 fn judge(engine: Option<&EngineSnapshot>) -> (&'static str, Option<String>) {
     let Some(engine) = engine else {
-        return (
-            "stopped",
-            Some("no engine has been started for the default model".to_owned()),
-        );
+        return ("stopped", Some("no engine has been started for the default model".to_owned()));
     };
     if let Some(failure) = &engine.failure {
-        return ("failed", Some(failure.clone()));
+        return (engine.state, Some(failure.clone()));
     }
     if engine.serves {
         return ("ok", None);
     }
     let reason = match engine.state {
-        "starting" | "restarting" => format!(
-            "the engine is {}: {} ({} %)",
-            engine.state, engine.phase, engine.percent
-        ),
+        "starting" | "restarting" => format!("the engine is {}: {} ({} %)", engine.state, engine.phase, engine.percent),
         state => format!("the engine is {state}"),
     };
     (engine.state, Some(reason))
@@ -177,19 +164,13 @@ mod tests {
         let health = report(vec![engine("starting", false, None)]);
         assert!(!health.ready());
         assert_eq!(health.status, "starting");
-        assert_eq!(
-            health.reason.as_deref(),
-            Some("the engine is starting: loading weights (40 %)")
-        );
+        assert_eq!(health.reason.as_deref(), Some("the engine is starting: loading weights (40 %)"));
     }
 
     #[test]
     fn a_failure_is_told_in_its_own_words() {
         let health = report(vec![engine("failed", false, Some("out of memory"))]);
-        assert_eq!(
-            (health.status, health.reason.as_deref()),
-            ("failed", Some("out of memory"))
-        );
+        assert_eq!((health.status, health.reason.as_deref()), ("failed", Some("out of memory")));
     }
 
     #[test]

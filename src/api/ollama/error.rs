@@ -97,10 +97,7 @@ impl From<LeaseError> for ApiError {
             LeaseError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
             LeaseError::ShuttingDown | LeaseError::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::NoLease(LeaseErrorText {
-            status,
-            text: error.to_string(),
-        })
+        Self::NoLease(LeaseErrorText { status, text: error.to_string() })
     }
 }
 
@@ -142,14 +139,8 @@ impl ApiError {
     /// Sorts an engine's error by its status and text.
     #[must_use]
     pub fn from_engine_text(status: StatusCode, text: &str) -> Self {
-        let text = text
-            .split("Traceback (most recent call last)")
-            .next()
-            .unwrap_or_default()
-            .trim();
-        let dead = ["EngineCore", "EngineDead", "engine is dead"]
-            .iter()
-            .any(|word| text.contains(word));
+        let text = text.split("Traceback (most recent call last)").next().unwrap_or_default().trim();
+        let dead = ["EngineCore", "EngineDead", "engine is dead"].iter().any(|word| text.contains(word));
         if text.contains("maximum context length") || text.contains("max_model_len") {
             Self::TooLong
         } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
@@ -159,14 +150,7 @@ impl ApiError {
         } else if dead {
             Self::Gone
         } else {
-            Self::Failed(
-                if text.is_empty() {
-                    "the engine gave no reason"
-                } else {
-                    text
-                }
-                .to_owned(),
-            )
+            Self::Failed(if text.is_empty() { "the engine gave no reason" } else { text }.to_owned())
         }
     }
 
@@ -215,27 +199,15 @@ mod tests {
             (ApiError::NotFound(s("nope")), 404, "model 'nope' not found"),
             (ApiError::NotFound(s("")), 404, "model '' not found"),
             (ApiError::Unable(s("\"x\""), "chat"), 400, "\"x\" does not support chat"),
-            (
-                ApiError::Unable(s("\"x\""), "generate"),
-                400,
-                "\"x\" does not support generate",
-            ),
-            (
-                ApiError::Unable(s("\"x\""), "thinking"),
-                400,
-                "\"x\" does not support thinking",
-            ),
+            (ApiError::Unable(s("\"x\""), "generate"), 400, "\"x\" does not support generate"),
+            (ApiError::Unable(s("\"x\""), "thinking"), 400, "\"x\" does not support thinking"),
             (
                 ApiError::Unable(s("registry.ollama.ai/library/x:latest"), "tools"),
                 400,
                 "registry.ollama.ai/library/x:latest does not support tools",
             ),
             (ApiError::TopLogprobs, 400, "top_logprobs must be between 0 and 20"),
-            (
-                ApiError::RawConflict,
-                400,
-                "raw mode does not support template, system, or context",
-            ),
+            (ApiError::RawConflict, 400, "raw mode does not support template, system, or context"),
             (
                 ApiError::BadOption(s("temperature"), "of type float32"),
                 500,
@@ -260,11 +232,7 @@ mod tests {
         ] {
             assert_eq!((error.status().as_u16(), error.to_string().as_str()), (status, text));
         }
-        assert!(
-            ApiError::Gone
-                .to_string()
-                .starts_with("model runner has unexpectedly stopped")
-        );
+        assert!(ApiError::Gone.to_string().starts_with("model runner has unexpectedly stopped"));
     }
 
     #[test]
@@ -282,11 +250,7 @@ mod tests {
             (400, r#"{"object":"error","message":"old shape"}"#, refused("old shape")),
             (400, "<html>", refused("the engine gave no reason")),
             (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
-            (
-                500,
-                r#"{"error":{"message":"EngineCore encountered an issue."}}"#,
-                ApiError::Gone,
-            ),
+            (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
             (
                 500,
                 r#"{"error":{"message":"boom\nTraceback (most recent call last):\n  File x"}}"#,
@@ -306,9 +270,6 @@ mod tests {
     #[test]
     fn an_error_line_is_one_line() {
         let line = ApiError::Failed("a\nb".to_owned()).line();
-        assert_eq!(
-            line,
-            b"{\"error\":\"an error was encountered while running the model: a\\nb\"}\n"
-        );
+        assert_eq!(line, b"{\"error\":\"an error was encountered while running the model: a\\nb\"}\n");
     }
 }

@@ -34,12 +34,9 @@ pub fn parse(raw: Option<&RawValue>) -> Result<Option<Format<'_>>, ApiError> {
     match raw.get() {
         "null" | r#""""# => Ok(None),
         r#""json""# => Ok(Some(Format::JsonObject)),
-        text if text.starts_with('{') => Ok(Some(Format::JsonSchema {
-            json_schema: Schema {
-                name: "schema",
-                schema: raw,
-            },
-        })),
+        text if text.starts_with('{') => {
+            Ok(Some(Format::JsonSchema { json_schema: Schema { name: "schema", schema: raw } }))
+        }
         text => Err(ApiError::BadFormat(text.to_owned())),
     }
 }

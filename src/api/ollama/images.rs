@@ -59,9 +59,7 @@ struct Base64<'a>(&'a str);
 
 impl std::fmt::Display for Base64<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0
-            .split(['\r', '\n'])
-            .try_for_each(|line| formatter.write_str(line))
+        self.0.split(['\r', '\n']).try_for_each(|line| formatter.write_str(line))
     }
 }
 
@@ -83,28 +81,14 @@ impl<'a> Part<'a> {
             [b'B', b'M', ..] => "image/bmp",
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => "image/webp",
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E'] => {
-                return Self::InputAudio {
-                    input_audio: Audio {
-                        data: base64,
-                        format: "wav",
-                    },
-                };
+                return Self::InputAudio { input_audio: Audio { data: base64, format: "wav" } };
             }
             [b'I', b'D', b'3', ..] | [0xff, 0xe2 | 0xe3 | 0xf2 | 0xf3 | 0xfa | 0xfb, ..] => {
-                return Self::InputAudio {
-                    input_audio: Audio {
-                        data: base64,
-                        format: "mp3",
-                    },
-                };
+                return Self::InputAudio { input_audio: Audio { data: base64, format: "mp3" } };
             }
             _ => "image/jpeg",
         };
-        Self::ImageUrl {
-            image_url: ImageUrl {
-                url: DataUrl { media_type, base64 },
-            },
-        }
+        Self::ImageUrl { image_url: ImageUrl { url: DataUrl { media_type, base64 } } }
     }
 }
 
@@ -142,34 +126,16 @@ mod tests {
     #[test]
     fn images_become_data_urls_of_their_own_type() {
         for (base64, start) in [
-            (
-                "iVBORw0KGgoAAAANSUhEUg==",
-                r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0K"#,
-            ),
-            (
-                "/9j/4AAQSkZJRgABAQ==",
-                r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,/9j/"#,
-            ),
-            (
-                "UklGRiQAAABXRUJQVlA4",
-                r#"{"type":"image_url","image_url":{"url":"data:image/webp;base64,UklG"#,
-            ),
+            ("iVBORw0KGgoAAAANSUhEUg==", r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0K"#),
+            ("/9j/4AAQSkZJRgABAQ==", r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,/9j/"#),
+            ("UklGRiQAAABXRUJQVlA4", r#"{"type":"image_url","image_url":{"url":"data:image/webp;base64,UklG"#),
             (
                 "UklGRiQAAABXQVZFZm10",
                 r#"{"type":"input_audio","input_audio":{"data":"UklGRiQAAABXQVZFZm10","format":"wav"}"#,
             ),
-            (
-                "R0lGODlhAQABAA==",
-                r#"{"type":"image_url","image_url":{"url":"data:image/gif;base64,R0lG"#,
-            ),
-            (
-                "data:image/png;base64,iVBO",
-                r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBO"#,
-            ),
-            (
-                "!!",
-                r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,!!"#,
-            ),
+            ("R0lGODlhAQABAA==", r#"{"type":"image_url","image_url":{"url":"data:image/gif;base64,R0lG"#),
+            ("data:image/png;base64,iVBO", r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBO"#),
+            ("!!", r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,!!"#),
             ("", r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,"#),
         ] {
             let json = serde_json::to_string(&Part::of(base64)).expect("parts are JSON");

@@ -40,11 +40,7 @@ impl Wishes {
         let think = think.map(Think::parse).transpose()?;
         let alternatives = u8::try_from(top_logprobs).ok().filter(|count| *count <= 20);
         let alternatives = alternatives.ok_or(ApiError::TopLogprobs)?;
-        Ok(Self {
-            keep_alive,
-            think,
-            logprobs: logprobs.then_some(alternatives),
-        })
+        Ok(Self { keep_alive, think, logprobs: logprobs.then_some(alternatives) })
     }
 
     fn unloads(&self) -> bool {
@@ -85,19 +81,11 @@ impl<'a> Run<'a> {
         keep_alive: Option<KeepAlive>,
     ) -> Result<Self, ApiError> {
         let lease = app.scheduler.lease(model, keep_alive).await?;
-        Ok(Self {
-            call,
-            model,
-            lease,
-            leased: Instant::now(),
-        })
+        Ok(Self { call, model, lease, leased: Instant::now() })
     }
 
     fn limit(&self, endpoint: Endpoint) -> Limit {
-        Limit {
-            max_model_len: self.lease.max_model_len(),
-            always: endpoint == Endpoint::Completions,
-        }
+        Limit { max_model_len: self.lease.max_model_len(), always: endpoint == Endpoint::Completions }
     }
 
     fn common<'b>(
@@ -109,13 +97,7 @@ impl<'a> Run<'a> {
         return_token_ids: bool,
     ) -> Common<'b> {
         let sampling = options.sampling(&self.model.card.generation, self.limit(endpoint));
-        Common {
-            model: self.lease.served_name(),
-            stream,
-            sampling,
-            response_format,
-            return_token_ids,
-        }
+        Common { model: self.lease.served_name(), stream, sampling, response_format, return_token_ids }
     }
 
     /// Posts and waits for a whole answer.
@@ -123,20 +105,12 @@ impl<'a> Run<'a> {
         let answer = self.lease.post(path, body, &self.call.request_id).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(ApiError::from_engine(status, &body))
-        }
+        if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
     }
 
     /// Asks the engine and answers the client.
     async fn answer(self, question: Question<'_>) -> Result<Reply, ApiError> {
-        let clock = Clock {
-            arrived: self.call.arrived,
-            leased: self.leased,
-            first: None,
-        };
+        let clock = Clock { arrived: self.call.arrived, leased: self.leased, first: None };
         let mut translator = Translator::new(&question.asked, clock, self.call.facts.clone());
         let path = question.endpoint.path();
         if !question.stream {
@@ -153,9 +127,7 @@ impl<'a> Run<'a> {
         }
         let lines = Lines::open(body, self.lease, translator).await?;
         let mut reply = Reply::new(Body::Stream(Box::pin(lines)));
-        reply
-            .headers_mut()
-            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(NDJSON));
+        reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(NDJSON));
         Ok(reply)
     }
 }
@@ -180,8 +152,8 @@ async fn load(
     Ok(api::whole(StatusCode::OK, JSON, loaded(shape, asked, "load")))
 }
 
-async fn unload(app: &App, model: &Arc<Installed>, (shape, asked): (Shape, &str)) -> Reply {
-    app.scheduler.unload(model).await;
+fn unload(app: &App, model: &Arc<Installed>, (shape, asked): (Shape, &str)) -> Reply {
+    app.scheduler.unload(model);
     api::whole(StatusCode::OK, JSON, loaded(shape, asked, "unload"))
 }
 
@@ -192,19 +164,14 @@ async fn unload(app: &App, model: &Arc<Installed>, (shape, asked): (Shape, &str)
 pub async fn chat(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let text = json::text(&call.body)?;
     let request: ChatRequest = json::decode(&text)?;
-    let wishes = Wishes::read(
-        request.keep_alive,
-        request.think,
-        request.logprobs,
-        request.top_logprobs,
-    )?;
+    let wishes = Wishes::read(request.keep_alive, request.think, request.logprobs, request.top_logprobs)?;
     let asked = &*request.model;
     if asked.trim().is_empty() {
         return Err(ApiError::ModelRequired);
     }
     let model = find(&app, &call, asked)?;
     if request.messages.is_empty() && wishes.unloads() {
-        return Ok(unload(&app, &model, (Shape::Chat, asked)).await);
+        return Ok(unload(&app, &model, (Shape::Chat, asked)));
     }
     wishes.check_thinking(&model, asked)?;
     if !model.card.can(Capability::Completion) {
@@ -226,19 +193,8 @@ pub async fn chat(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let common = run.common(Endpoint::Chat, stream, &options, response_format, false);
     let thinking = think::thinking(wishes.think, &model.card);
     let body = request::chat(common, &turns, tools, thinking, wishes.logprobs);
-    let asked = Asked {
-        shape: Shape::Chat,
-        model: asked,
-        logprobs: wishes.logprobs,
-        context: false,
-    };
-    run.answer(Question {
-        asked,
-        endpoint: Endpoint::Chat,
-        stream,
-        body,
-    })
-    .await
+    let asked = Asked { shape: Shape::Chat, model: asked, logprobs: wishes.logprobs, context: false };
+    run.answer(Question { asked, endpoint: Endpoint::Chat, stream, body }).await
 }
 
 fn has_elements(list: &RawValue) -> bool {
@@ -253,12 +209,7 @@ fn has_elements(list: &RawValue) -> bool {
 pub async fn generate(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let text = json::text(&call.body)?;
     let request: GenerateRequest = json::decode(&text)?;
-    let wishes = Wishes::read(
-        request.keep_alive,
-        request.think,
-        request.logprobs,
-        request.top_logprobs,
-    )?;
+    let wishes = Wishes::read(request.keep_alive, request.think, request.logprobs, request.top_logprobs)?;
     let asked = &*request.model;
     if asked.trim().is_empty() {
         // Unlike chat, as in Ollama (§14).
@@ -266,7 +217,7 @@ pub async fn generate(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     }
     let model = find(&app, &call, asked)?;
     if request.prompt.is_empty() && wishes.unloads() {
-        return Ok(unload(&app, &model, (Shape::Generate, asked)).await);
+        return Ok(unload(&app, &model, (Shape::Generate, asked)));
     }
     check_generate(&request, &wishes, &model)?;
     let options = Options::parse(request.options)?;
@@ -279,11 +230,7 @@ pub async fn generate(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let stream = request.stream.unwrap_or(true);
     let thinking = think::thinking(wishes.think, &model.card);
     let prompt = prompt(&run, &request, thinking).await?;
-    let endpoint = if matches!(prompt, Rendered::Turns(_)) {
-        Endpoint::Chat
-    } else {
-        Endpoint::Completions
-    };
+    let endpoint = if matches!(prompt, Rendered::Turns(_)) { Endpoint::Chat } else { Endpoint::Completions };
     let common = run.common(endpoint, stream, &options, response_format, !request.raw);
     let body = match &prompt {
         Rendered::Turns(turns) => request::chat(common, turns, None, thinking, wishes.logprobs),
@@ -291,19 +238,8 @@ pub async fn generate(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         Rendered::Tokens(tokens) => request::completion(common, Prompt::Tokens(tokens), wishes.logprobs),
     };
     drop(prompt);
-    let asked = Asked {
-        shape: Shape::Generate,
-        model: asked,
-        logprobs: wishes.logprobs,
-        context: !request.raw,
-    };
-    run.answer(Question {
-        asked,
-        endpoint,
-        stream,
-        body,
-    })
-    .await
+    let asked = Asked { shape: Shape::Generate, model: asked, logprobs: wishes.logprobs, context: !request.raw };
+    run.answer(Question { asked, endpoint, stream, body }).await
 }
 
 /// What the engine gets for a prompt.
@@ -326,10 +262,7 @@ async fn prompt<'a>(
         return Ok(Rendered::Text(&request.prompt));
     }
     let system = (!request.system.is_empty()).then(|| Turn::new("system", &request.system, &[]));
-    let turns: Vec<_> = system
-        .into_iter()
-        .chain([Turn::new("user", &request.prompt, &request.images)])
-        .collect();
+    let turns: Vec<_> = system.into_iter().chain([Turn::new("user", &request.prompt, &request.images)]).collect();
     if request.context.is_empty() {
         return Ok(Rendered::Turns(turns));
     }

@@ -117,17 +117,13 @@ pub fn decode<'a, T: Default + Deserialize<'a>>(text: &'a str) -> Result<T, ApiE
 /// Turns serde_json's complaint into Go's.
 fn complaint(text: &str, error: &serde_json::Error) -> ApiError {
     let message = error.to_string();
-    let reason = message
-        .rsplit_once(" at line ")
-        .map_or(message.as_str(), |(reason, _place)| reason);
+    let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _place)| reason);
     ApiError::BadJson(match error.classify() {
         Category::Eof => "unexpected EOF".to_owned(),
         Category::Data | Category::Io => format!("json: cannot unmarshal: {reason}"),
         Category::Syntax => {
             let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
-            let found = line
-                .get(error.column().saturating_sub(1)..)
-                .and_then(|rest| rest.chars().next());
+            let found = line.get(error.column().saturating_sub(1)..).and_then(|rest| rest.chars().next());
             let place = match reason {
                 "expected value" | "expected ident" => "looking for beginning of value",
                 "expected `:`" => "after object key",
@@ -236,10 +232,7 @@ mod tests {
             r#"{"MODEL":"x","Stream":null,"list":null,"iNNer":{"Name":"n"},"raw":null,"unknown":{"a":[1]}} trailing"#,
         )
         .expect("a sample");
-        assert_eq!(
-            (&*sample.model, sample.stream, sample.list.len(), &*sample.inner.name),
-            ("x", None, 0, "n")
-        );
+        assert_eq!((&*sample.model, sample.stream, sample.list.len(), &*sample.inner.name), ("x", None, 0, "n"));
         assert!(sample.raw.is_none());
         let sample: Sample = decode(r#"{"model":"a","model":null,"raw":[ 1 ]}"#).expect("a sample");
         assert_eq!((&*sample.model, sample.raw.map(|raw| raw.get())), ("a", Some("[ 1 ]")));
@@ -252,14 +245,8 @@ mod tests {
             ("{\"model\":", "unexpected EOF"),
             ("{\"model\":\"x", "unexpected EOF"),
             ("hello", "invalid character 'h' looking for beginning of value"),
-            (
-                "{\"model\":1}",
-                "json: cannot unmarshal: invalid type: integer `1`, expected a string",
-            ),
-            (
-                "[]",
-                "json: cannot unmarshal: invalid type: sequence, expected an object",
-            ),
+            ("{\"model\":1}", "json: cannot unmarshal: invalid type: integer `1`, expected a string"),
+            ("[]", "json: cannot unmarshal: invalid type: sequence, expected an object"),
         ] {
             let error = decode::<Sample>(body).expect_err("broken");
             assert_eq!(error, ApiError::BadJson(complaint.to_owned()), "{body}");
@@ -272,10 +259,7 @@ mod tests {
     #[test]
     fn objects_are_compacted_without_touching_their_strings() {
         let text = "{ \"a b\" : [ 1.0,\n 2e3 ], \"c\\\" \": \" x \\\\\" }";
-        assert_eq!(
-            compact_object(text).as_deref(),
-            Some("{\"a b\":[1.0,2e3],\"c\\\" \":\" x \\\\\"}")
-        );
+        assert_eq!(compact_object(text).as_deref(), Some("{\"a b\":[1.0,2e3],\"c\\\" \":\" x \\\\\"}"));
         for text in ["", "[1]", "{\"a\":", "\"x\"", "{} {}"] {
             assert_eq!(compact_object(text), None, "{text}");
         }

@@ -38,9 +38,17 @@ pub fn parse(raw: &RawValue) -> Result<KeepAlive, ApiError> {
     Err(ApiError::BadKeepAlive(format!("Unsupported type: '{kind}'")))
 }
 
+/// Reads `OLLAMA_KEEP_ALIVE`: a duration as in a request, or seconds (ollama-api §8.4).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_setting(text: &str) -> Result<KeepAlive, String> {
+    text.parse().map_or_else(|_| seconds(text), Ok).map(of_seconds)
+}
+
 /// Negative is forever, and so is what no clock counts.
 fn of_seconds(seconds: f64) -> KeepAlive {
-    if seconds < 0.0 || seconds >= LONGEST {
+    if !(0.0..LONGEST).contains(&seconds) {
         return KeepAlive::Forever;
     }
     Duration::try_from_secs_f64(seconds).map_or(KeepAlive::Forever, KeepAlive::For)
@@ -58,26 +66,18 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
     let (mut rest, mut total) = (unsigned, 0.0);
     while !rest.is_empty() {
-        let end_of_number = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
+        let end_of_number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, after) = rest.split_at(end_of_number);
         if !number.bytes().any(|byte| byte.is_ascii_digit()) || number.matches('.').count() > 1 {
             return Err(invalid());
         }
-        let end_of_unit = after
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(after.len());
+        let end_of_unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, next) = after.split_at(end_of_unit);
         if unit.is_empty() {
             return Err(format!("time: missing unit in duration {}", quoted(text)));
         }
         let Some((_, length)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(format!(
-                "time: unknown unit {} in duration {}",
-                quoted(unit),
-                quoted(text)
-            ));
+            return Err(format!("time: unknown unit {} in duration {}", quoted(unit), quoted(text)));
         };
         total += number.parse::<f64>().map_err(|_| invalid())? * length;
         if total >= LONGEST {

@@ -105,11 +105,7 @@ pub fn running<'a>(
         .collect();
     loaded.sort_by_key(|(expires_at, ..)| std::cmp::Reverse(*expires_at));
     let running = |(expires_at, engine, model): (SystemTime, &EngineSnapshot, &'a Installed)| {
-        let size = if on_gpu {
-            model.manifest.size
-        } else {
-            engine.memory_bytes.unwrap_or(model.manifest.size)
-        };
+        let size = if on_gpu { model.manifest.size } else { engine.memory_bytes.unwrap_or(model.manifest.size) };
         Running {
             name: model.name.display(),
             model: model.name.display(),
@@ -133,11 +129,7 @@ fn body<T: Serialize>(models: Vec<T>) -> Vec<u8> {
 /// The number of weights: counted at installation, else as the card has it.
 #[must_use]
 pub fn parameters(model: &Installed) -> u64 {
-    if model.manifest.parameters > 0 {
-        model.manifest.parameters
-    } else {
-        model.card.parameters
-    }
+    if model.manifest.parameters > 0 { model.manifest.parameters } else { model.card.parameters }
 }
 
 /// A number as Ollama shows it: `7.6B`, `8B`, `134.52M`, `12K`.
@@ -246,18 +238,11 @@ pub(super) mod tests {
         let in_an_hour = SystemTime::now() + Duration::from_secs(3600);
         let mut stopped = engine(None);
         stopped.loaded = false;
-        let snapshot = Snapshot {
-            engines: vec![engine(Some(in_an_hour)), engine(None), stopped],
-        };
+        let snapshot = Snapshot { engines: vec![engine(Some(in_an_hour)), engine(None), stopped] };
         let models = read(&running(&snapshot, |_| Some(&model), false));
         assert_eq!(models["models"].as_array().map(Vec::len), Some(2));
         let forever = &models["models"][0];
-        assert!(
-            forever["expires_at"]
-                .as_str()
-                .is_some_and(|text| text.starts_with("23")),
-            "{forever}"
-        );
+        assert!(forever["expires_at"].as_str().is_some_and(|text| text.starts_with("23")), "{forever}");
         assert_eq!(
             (&forever["size"], &forever["size_vram"], &forever["context_length"]),
             (&json!(500), &json!(0), &json!(2048))

@@ -28,11 +28,7 @@ struct Token<'a> {
 impl<'a> Token<'a> {
     fn new(token: &'a str, logprob: f64) -> Self {
         // The engine counts from −9999 upwards; rounding may put a certain token above 0, which no probability is.
-        Self {
-            token,
-            logprob: logprob.min(0.0),
-            bytes: token.as_bytes(),
-        }
+        Self { token, logprob: logprob.min(0.0), bytes: token.as_bytes() }
     }
 }
 
@@ -80,27 +76,13 @@ pub fn write(raw: &RawValue, alternatives: u8, out: &mut Vec<u8>) -> usize {
         for entry in entries {
             let top = entry.top_logprobs.iter().flatten();
             let top = sorted(top.map(|top| Token::new(&top.token, top.logprob)), most);
-            put(&Entry {
-                token: Token::new(&entry.token, entry.logprob),
-                top_logprobs: top,
-            });
+            put(&Entry { token: Token::new(&entry.token, entry.logprob), top_logprobs: top });
         }
     } else if let Ok(completion) = serde_json::from_str::<CompletionLogprobs>(raw.get()) {
         for (place, (token, logprob)) in completion.tokens.iter().zip(&completion.token_logprobs).enumerate() {
-            let top = completion
-                .top_logprobs
-                .as_ref()
-                .and_then(|all| all.get(place)?.as_ref());
-            let top = sorted(
-                top.into_iter()
-                    .flatten()
-                    .map(|(token, logprob)| Token::new(token, *logprob)),
-                most,
-            );
-            put(&Entry {
-                token: Token::new(token, logprob.unwrap_or_default()),
-                top_logprobs: top,
-            });
+            let top = completion.top_logprobs.as_ref().and_then(|all| all.get(place)?.as_ref());
+            let top = sorted(top.into_iter().flatten().map(|(token, logprob)| Token::new(token, *logprob)), most);
+            put(&Entry { token: Token::new(token, logprob.unwrap_or_default()), top_logprobs: top });
         }
     }
     count
@@ -143,10 +125,7 @@ mod tests {
     #[test]
     fn alternatives_are_absent_unless_asked_for() {
         let chat = r#"{"content":[{"token":"a","logprob":-0.5,"top_logprobs":[{"token":"a","logprob":-0.5}]}]}"#;
-        assert_eq!(
-            written(chat, 0),
-            (r#"{"token":"a","logprob":-0.5,"bytes":[97]}"#.to_owned(), 1)
-        );
+        assert_eq!(written(chat, 0), (r#"{"token":"a","logprob":-0.5,"bytes":[97]}"#.to_owned(), 1));
     }
 
     #[test]

@@ -81,11 +81,7 @@ fn content<'a>(text: &'a str, images: &'a [Text<'a>]) -> Content<'a> {
         return Content::Text(text);
     }
     let text = (!text.is_empty()).then_some(Part::Text { text });
-    Content::Parts(
-        text.into_iter()
-            .chain(images.iter().map(|image| Part::of(image)))
-            .collect(),
-    )
+    Content::Parts(text.into_iter().chain(images.iter().map(|image| Part::of(image))).collect())
 }
 
 /// Puts a whole conversation in the engine's words.
@@ -105,10 +101,7 @@ pub fn turns<'a>(messages: &'a [Message<'a>]) -> Result<Vec<Turn<'a>>, ApiError>
         for call in &message.tool_calls {
             calls_so_far += 1;
             let called = called(call, calls_so_far)?;
-            open.push_back(Open {
-                id: called.id.clone(),
-                name: called.function.name,
-            });
+            open.push_back(Open { id: called.id.clone(), name: called.function.name });
             turn.tool_calls.push(called);
         }
         if turn.role == "tool" {
@@ -128,14 +121,7 @@ fn called<'a>(call: &'a ToolCall<'a>, number: usize) -> Result<Called<'a>, ApiEr
         id => Cow::Borrowed(id),
     };
     let arguments = arguments(call.function.arguments)?;
-    Ok(Called {
-        id,
-        r#type: "function",
-        function: CalledFunction {
-            name: &call.function.name,
-            arguments,
-        },
-    })
+    Ok(Called { id, r#type: "function", function: CalledFunction { name: &call.function.name, arguments } })
 }
 
 /// Arguments as JSON in a string. Clients send an object; an object in a string is understood too.
@@ -148,18 +134,14 @@ fn arguments(raw: Option<&RawValue>) -> Result<Cow<'_, str>, ApiError> {
     if text.trim().is_empty() {
         return Ok(Cow::Borrowed("{}"));
     }
-    json::compact_object(&text)
-        .map(Cow::Owned)
-        .ok_or(ApiError::BadArguments)
+    json::compact_object(&text).map(Cow::Owned).ok_or(ApiError::BadArguments)
 }
 
 /// Finds the call a result belongs to: by id, else by the function's name, else the oldest open one (§13.13).
 fn pair<'a>(message: &'a Message<'a>, open: &mut VecDeque<Open<'a>>) -> (Cow<'a, str>, &'a str) {
     let (id, name) = (&*message.tool_call_id, &*message.tool_name);
     let place = if id.is_empty() {
-        open.iter()
-            .position(|call| !name.is_empty() && call.name == name)
-            .or((!open.is_empty()).then_some(0))
+        open.iter().position(|call| !name.is_empty() && call.name == name).or((!open.is_empty()).then_some(0))
     } else {
         open.iter().position(|call| call.id == id)
     };
@@ -222,15 +204,8 @@ mod tests {
         assert_eq!(call(0)["function"]["arguments"], r#"{"a":1}"#);
         assert_eq!(call(1)["function"]["arguments"], r#"{"b":2}"#);
         assert_eq!(call(3)["function"]["arguments"], "{}");
-        let paired: Vec<_> = (1..=5)
-            .map(|turn| [&turns[turn]["tool_call_id"], &turns[turn]["name"]])
-            .collect();
-        let expected = [
-            ["call_mine", "h"],
-            ["call_00000002", "g"],
-            ["call_00000001", "f"],
-            ["call_00000004", "f"],
-        ];
+        let paired: Vec<_> = (1..=5).map(|turn| [&turns[turn]["tool_call_id"], &turns[turn]["name"]]).collect();
+        let expected = [["call_mine", "h"], ["call_00000002", "g"], ["call_00000001", "f"], ["call_00000004", "f"]];
         for (paired, expected) in paired.iter().zip(expected) {
             assert_eq!([paired[0].as_str(), paired[1].as_str()], expected.map(Some));
         }

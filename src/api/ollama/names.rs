@@ -23,11 +23,7 @@ impl Wanted {
     pub fn parse(text: &str) -> Result<Self, ApiError> {
         let text = text.trim();
         let local = ends_with(text, ":local");
-        let bare = if local {
-            &text[..text.len() - ":local".len()]
-        } else {
-            text
-        };
+        let bare = if local { &text[..text.len() - ":local".len()] } else { text };
         let cloud = ends_with(bare, ":cloud") || (bare.contains(':') && ends_with(bare, "-cloud"));
         if local && cloud {
             return Err(ApiError::LocalAndCloud(text.to_owned()));
@@ -52,9 +48,7 @@ impl Wanted {
 
 fn ends_with(text: &str, end: &str) -> bool {
     let start = text.len().checked_sub(end.len());
-    start
-        .and_then(|start| text.get(start..))
-        .is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+    start.and_then(|start| text.get(start..)).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
 }
 
 #[cfg(test)]
@@ -74,10 +68,7 @@ mod tests {
             let wanted = Wanted::parse(text).expect("a name");
             assert_eq!((wanted.name.display().as_str(), wanted.cloud), (name, cloud), "{text}");
         }
-        assert_eq!(
-            Wanted::parse("a:cloud:local"),
-            Err(ApiError::LocalAndCloud("a:cloud:local".to_owned()))
-        );
+        assert_eq!(Wanted::parse("a:cloud:local"), Err(ApiError::LocalAndCloud("a:cloud:local".to_owned())));
         assert_eq!(Wanted::parse("a b"), Err(ApiError::InvalidName));
     }
 }

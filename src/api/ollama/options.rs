@@ -128,10 +128,7 @@ impl Options {
                 .map(|value| if value <= 0 { -1 } else { value })
                 .or(checkpoint.top_k.is_none().then_some(TOP_K)),
             // The engine wants 0 < top_p ≤ 1. Ollama's 0 means the most likely token only.
-            top_p: self
-                .top_p
-                .map(|value| value.clamp(1e-6, 1.0))
-                .or(checkpoint.top_p.is_none().then_some(TOP_P)),
+            top_p: self.top_p.map(|value| value.clamp(1e-6, 1.0)).or(checkpoint.top_p.is_none().then_some(TOP_P)),
             min_p: self.min_p.map(|value| value.clamp(0.0, 1.0)),
             repetition_penalty: match self.repeat_penalty {
                 _ if window_off => Some(1.0),
@@ -158,9 +155,7 @@ pub struct Limit {
 
 impl Limit {
     fn tokens(self, num_predict: Option<i64>) -> Option<u64> {
-        let wanted = num_predict
-            .and_then(|value| u64::try_from(value).ok())
-            .filter(|value| *value > 0);
+        let wanted = num_predict.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0);
         match wanted {
             Some(wanted) => Some(wanted.min(self.max_model_len)),
             None => self.always.then_some(self.max_model_len),
@@ -206,9 +201,7 @@ fn read(kind: Kind, value: &Value) -> Result<Setting, &'static str> {
             Some(integer) => Ok(Setting::Integer(integer)),
             // `as` saturates, which is what a limit of any kind should do here.
             #[expect(clippy::cast_possible_truncation, reason = "Ollama cuts fractions off")]
-            None => number()
-                .map(|number| Setting::Integer(number as i64))
-                .ok_or("of type integer"),
+            None => number().map(|number| Setting::Integer(number as i64)).ok_or("of type integer"),
         },
         Kind::Float => number().map(Setting::Float).ok_or("of type float32"),
         Kind::Boolean => value.as_bool().map(|_| Setting::Boolean).ok_or("of type boolean"),
@@ -223,10 +216,7 @@ fn strings(value: &Value) -> Result<Vec<String>, &'static str> {
         Value::Array(texts) => texts,
         _ => return Err("of type array"),
     };
-    let texts = texts
-        .iter()
-        .map(|text| text.as_str().map(str::to_owned))
-        .collect::<Option<Vec<_>>>();
+    let texts = texts.iter().map(|text| text.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
     let mut texts = texts.ok_or("of an array of strings")?;
     texts.retain(|text| !text.is_empty());
     Ok(texts)
@@ -236,10 +226,7 @@ fn strings(value: &Value) -> Result<Vec<String>, &'static str> {
 mod tests {
     use super::*;
 
-    const CHAT: Limit = Limit {
-        max_model_len: 2048,
-        always: false,
-    };
+    const CHAT: Limit = Limit { max_model_len: 2048, always: false };
 
     fn parsed(json: &str) -> Result<Options, ApiError> {
         let raw = RawValue::from_string(json.to_owned()).expect("the test's JSON");
@@ -257,38 +244,22 @@ mod tests {
         let defaults = r#""temperature":0.8,"top_k":40,"top_p":0.9"#;
         for (options, fields) in [
             ("{}", String::new()),
-            (
-                r#"{"temperature":null,"foo":1,"mirostat":2,"tfs_z":"x","num_ctx":8192.0,"num_gpu":0}"#,
-                String::new(),
-            ),
+            (r#"{"temperature":null,"foo":1,"mirostat":2,"tfs_z":"x","num_ctx":8192.0,"num_gpu":0}"#, String::new()),
             (r#"{"seed":7}"#, r#","seed":7"#.to_owned()),
             (r#"{"seed":-1,"num_predict":-1}"#, String::new()),
             (r#"{"num_predict":0}"#, String::new()),
             (r#"{"num_predict":12.9}"#, r#","max_tokens":12"#.to_owned()),
             (r#"{"num_predict":99999}"#, r#","max_tokens":2048"#.to_owned()),
-            (
-                r#"{"min_p":0.05,"repeat_penalty":1.1}"#,
-                r#","min_p":0.05,"repetition_penalty":1.1"#.to_owned(),
-            ),
-            (
-                r#"{"repeat_penalty":1.1,"repeat_last_n":0}"#,
-                r#","repetition_penalty":1.0"#.to_owned(),
-            ),
+            (r#"{"min_p":0.05,"repeat_penalty":1.1}"#, r#","min_p":0.05,"repetition_penalty":1.1"#.to_owned()),
+            (r#"{"repeat_penalty":1.1,"repeat_last_n":0}"#, r#","repetition_penalty":1.0"#.to_owned()),
             (
                 r#"{"presence_penalty":3,"frequency_penalty":-0.5}"#,
                 r#","presence_penalty":2.0,"frequency_penalty":-0.5"#.to_owned(),
             ),
-            (
-                r####"{"stop":["###","",  "\n"]}"####,
-                r####","stop":["###","\n"]"####.to_owned(),
-            ),
+            (r####"{"stop":["###","",  "\n"]}"####, r####","stop":["###","\n"]"####.to_owned()),
             (r#"{"stop":"END"}"#, r#","stop":["END"]"#.to_owned()),
         ] {
-            assert_eq!(
-                sampling(options, &silent, CHAT),
-                format!("{{{defaults}{fields}}}"),
-                "{options}"
-            );
+            assert_eq!(sampling(options, &silent, CHAT), format!("{{{defaults}{fields}}}"), "{options}");
         }
     }
 
@@ -296,14 +267,8 @@ mod tests {
     fn extremes_are_put_in_the_engines_words() {
         let silent = GenerationDefaults::default();
         for (options, fields) in [
-            (
-                r#"{"temperature":-1,"top_k":0,"top_p":0}"#,
-                r#"{"temperature":0.0,"top_k":-1,"top_p":1e-6}"#,
-            ),
-            (
-                r#"{"temperature":"0.5","top_k":"-1","top_p":7}"#,
-                r#"{"temperature":0.5,"top_k":-1,"top_p":1.0}"#,
-            ),
+            (r#"{"temperature":-1,"top_k":0,"top_p":0}"#, r#"{"temperature":0.0,"top_k":-1,"top_p":1e-6}"#),
+            (r#"{"temperature":"0.5","top_k":"-1","top_p":7}"#, r#"{"temperature":0.5,"top_k":-1,"top_p":1.0}"#),
         ] {
             assert_eq!(sampling(options, &silent, CHAT), fields, "{options}");
         }
@@ -311,38 +276,23 @@ mod tests {
 
     #[test]
     fn the_request_wins_over_the_checkpoint_and_the_checkpoint_over_ollama() {
-        let checkpoint = GenerationDefaults {
-            temperature: Some(0.6),
-            top_k: Some(20),
-            ..GenerationDefaults::default()
-        };
+        let checkpoint =
+            GenerationDefaults { temperature: Some(0.6), top_k: Some(20), ..GenerationDefaults::default() };
         assert_eq!(sampling("{}", &checkpoint, CHAT), r#"{"top_p":0.9}"#);
-        assert_eq!(
-            sampling(r#"{"temperature":0}"#, &checkpoint, CHAT),
-            r#"{"temperature":0.0,"top_p":0.9}"#
-        );
+        assert_eq!(sampling(r#"{"temperature":0}"#, &checkpoint, CHAT), r#"{"temperature":0.0,"top_p":0.9}"#);
     }
 
     #[test]
     fn completions_always_get_a_limit() {
-        let limit = Limit {
-            max_model_len: 2048,
-            always: true,
-        };
+        let limit = Limit { max_model_len: 2048, always: true };
         assert!(sampling("{}", &GenerationDefaults::default(), limit).contains(r#""max_tokens":2048"#));
     }
 
     #[test]
     fn wrong_types_are_refused_in_ollamas_words() {
         for (options, text) in [
-            (
-                r#"{"temperature":"hot"}"#,
-                r#"option "temperature" must be of type float32"#,
-            ),
-            (
-                r#"{"num_predict":true}"#,
-                r#"option "num_predict" must be of type integer"#,
-            ),
+            (r#"{"temperature":"hot"}"#, r#"option "temperature" must be of type float32"#),
+            (r#"{"num_predict":true}"#, r#"option "num_predict" must be of type integer"#),
             (r#"{"num_gpu":"all"}"#, r#"option "num_gpu" must be of type integer"#),
             (r#"{"use_mmap":1}"#, r#"option "use_mmap" must be of type boolean"#),
             (r#"{"stop":1}"#, r#"option "stop" must be of type array"#),

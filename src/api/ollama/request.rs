@@ -146,12 +146,7 @@ struct CompletionBody<'a> {
 /// A request to `/v1/completions`. The sampling in `common` must name a limit.
 #[must_use]
 pub fn completion(common: Common<'_>, prompt: Prompt<'_>, logprobs: Logprobs) -> Bytes {
-    bytes(&CompletionBody {
-        stream_options: stream_options(common.stream),
-        common,
-        prompt,
-        logprobs,
-    })
+    bytes(&CompletionBody { stream_options: stream_options(common.stream), common, prompt, logprobs })
 }
 
 #[derive(Serialize)]
@@ -165,11 +160,7 @@ struct TokenizeBody<'a> {
 /// A request to `/tokenize`: the turns through the chat template, as token ids.
 #[must_use]
 pub fn tokenize(model: &str, turns: &[Turn<'_>], thinking: Thinking) -> Bytes {
-    bytes(&TokenizeBody {
-        model,
-        messages: turns,
-        template: TemplateBody::new(turns, thinking),
-    })
+    bytes(&TokenizeBody { model, messages: turns, template: TemplateBody::new(turns, thinking) })
 }
 
 /// Reads the answer of `/tokenize`.
@@ -206,18 +197,9 @@ mod tests {
     use crate::model::GenerationDefaults;
 
     fn common<'a>(options: &'a Options, stream: bool, always: bool) -> Common<'a> {
-        let limit = Limit {
-            max_model_len: 2048,
-            always,
-        };
+        let limit = Limit { max_model_len: 2048, always };
         let sampling = options.sampling(&GenerationDefaults::default(), limit);
-        Common {
-            model: "m",
-            stream,
-            sampling,
-            response_format: None,
-            return_token_ids: false,
-        }
+        Common { model: "m", stream, sampling, response_format: None, return_token_ids: false }
     }
 
     fn chat_of(body: &str, thinking: Thinking, logprobs: Logprobs) -> String {
@@ -225,13 +207,7 @@ mod tests {
         let options = Options::parse(request.options).expect("good options");
         let turns = turns(&request.messages).expect("a good history");
         let stream = request.stream.unwrap_or(true);
-        let bytes = chat(
-            common(&options, stream, false),
-            &turns,
-            request.tools,
-            thinking,
-            logprobs,
-        );
+        let bytes = chat(common(&options, stream, false), &turns, request.tools, thinking, logprobs);
         String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8")
     }
 
@@ -253,13 +229,8 @@ mod tests {
 
     #[test]
     fn thinking_and_logprobs_are_asked_for() {
-        let thinking = Thinking {
-            template: Some(Switch {
-                enable_thinking: true,
-                thinking: true,
-            }),
-            effort: Some("low"),
-        };
+        let thinking =
+            Thinking { template: Some(Switch { enable_thinking: true, thinking: true }), effort: Some("low") };
         let body = r#"{"model":"x","messages":[{"role":"user","content":"Hi"}]}"#;
         let request = chat_of(body, thinking, Some(3));
         let end = r#""logprobs":true,"top_logprobs":3,"chat_template_kwargs":{"enable_thinking":true,"thinking":true},"reasoning_effort":"low"}"#;
@@ -269,10 +240,9 @@ mod tests {
     #[test]
     fn completions_take_text_and_tokens() {
         let options = Options::default();
-        for (prompt, field) in [
-            (Prompt::Text("a\"b"), r#""prompt":"a\"b""#),
-            (Prompt::Tokens(&[1, 2]), r#""prompt":[1,2]"#),
-        ] {
+        for (prompt, field) in
+            [(Prompt::Text("a\"b"), r#""prompt":"a\"b""#), (Prompt::Tokens(&[1, 2]), r#""prompt":[1,2]"#)]
+        {
             let bytes = completion(common(&options, false, true), prompt, Some(0));
             let request = String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8");
             let expected = format!(

@@ -137,42 +137,15 @@ impl Translator {
         let mut logprobs = &*news.logprobs;
         if !news.thinking.is_empty() {
             // They belong to the last line of the piece.
-            let logprobs = if news.content.is_empty() {
-                std::mem::take(&mut logprobs)
-            } else {
-                &[]
-            };
-            self.line(
-                out,
-                Line {
-                    thinking: news.thinking,
-                    logprobs,
-                    ..Line::default()
-                },
-                false,
-            );
+            let logprobs = if news.content.is_empty() { std::mem::take(&mut logprobs) } else { &[] };
+            self.line(out, Line { thinking: news.thinking, logprobs, ..Line::default() }, false);
         }
         if !news.content.is_empty() || !logprobs.is_empty() {
-            self.line(
-                out,
-                Line {
-                    content: news.content,
-                    logprobs,
-                    ..Line::default()
-                },
-                false,
-            );
+            self.line(out, Line { content: news.content, logprobs, ..Line::default() }, false);
         }
         if self.finish.is_some() {
             for call in self.calls.take() {
-                self.line(
-                    out,
-                    Line {
-                        calls: &[call],
-                        ..Line::default()
-                    },
-                    false,
-                );
+                self.line(out, Line { calls: &[call], ..Line::default() }, false);
             }
         }
         Ok(if news.begun { Progress::Begun } else { Progress::Waiting })
@@ -189,12 +162,7 @@ impl Translator {
             return Err(ApiError::Failed("the engine gave no answer".to_owned()));
         }
         let calls = self.calls.take();
-        let line = Line {
-            content: news.content,
-            thinking: news.thinking,
-            calls: &calls,
-            logprobs: &news.logprobs,
-        };
+        let line = Line { content: news.content, thinking: news.thinking, calls: &calls, logprobs: &news.logprobs };
         self.line(out, line, true);
         Ok(())
     }
@@ -206,10 +174,7 @@ impl Translator {
             self.metrics = piece.metrics.unwrap_or_default();
             self.facts.set_tokens(usage.prompt_tokens, usage.completion_tokens);
         }
-        let mut news = News {
-            begun: piece.usage.is_some(),
-            ..News::default()
-        };
+        let mut news = News { begun: piece.usage.is_some(), ..News::default() };
         let Some(choice) = &mut piece.choices.0 else {
             return Ok(news);
         };
@@ -229,17 +194,8 @@ impl Translator {
         let thinking = choice.delta.reasoning.as_deref().unwrap_or_default();
         news.thinking = if self.thought { thinking } else { thinking.trim_start() };
         self.thought |= !news.thinking.is_empty();
-        let content = choice
-            .delta
-            .content
-            .as_deref()
-            .or(choice.text.as_deref())
-            .unwrap_or_default();
-        news.content = if self.thought && !self.answered {
-            content.trim_start()
-        } else {
-            content
-        };
+        let content = choice.delta.content.as_deref().or(choice.text.as_deref()).unwrap_or_default();
+        news.content = if self.thought && !self.answered { content.trim_start() } else { content };
         self.answered |= !news.content.is_empty();
         news.begun |= !news.thinking.is_empty() || !news.content.is_empty() || !news.logprobs.is_empty();
         if news.begun && self.clock.first.is_none() {
@@ -322,9 +278,7 @@ impl Translator {
     fn durations(&self) -> (Duration, Duration) {
         let first = self.clock.first.unwrap_or_else(Instant::now);
         let told = |millis: Option<f64>| {
-            millis
-                .filter(|millis| *millis > 0.0)
-                .and_then(|millis| Duration::try_from_secs_f64(millis / 1e3).ok())
+            millis.filter(|millis| *millis > 0.0).and_then(|millis| Duration::try_from_secs_f64(millis / 1e3).ok())
         };
         let prompt = told(self.metrics.time_to_first_token_ms).unwrap_or(first - self.clock.leased);
         let answer = told(self.metrics.generation_time_ms).unwrap_or_else(|| first.elapsed());
@@ -378,9 +332,7 @@ fn understood(data: &[u8]) -> Result<Piece<'_>, ApiError> {
     let Some(error) = piece.error else { return Ok(piece) };
     let error: serde_json::Value = super::json::read(error).unwrap_or_default();
     let status = error["code"].as_u64().and_then(|code| u16::try_from(code).ok());
-    let status = status
-        .and_then(|code| StatusCode::from_u16(code).ok())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = status.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Err(ApiError::from_engine(status, data))
 }
 

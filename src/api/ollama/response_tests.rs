@@ -5,18 +5,9 @@ use serde_json::Value;
 use super::*;
 
 fn translator(shape: Shape, logprobs: Logprobs, context: bool) -> Translator {
-    let asked = Asked {
-        shape,
-        model: "smollm2:135m",
-        logprobs,
-        context,
-    };
+    let asked = Asked { shape, model: "smollm2:135m", logprobs, context };
     let arrived = Instant::now();
-    let clock = Clock {
-        arrived,
-        leased: arrived + Duration::from_nanos(7),
-        first: None,
-    };
+    let clock = Clock { arrived, leased: arrived + Duration::from_nanos(7), first: None };
     Translator::new(&asked, clock, Arc::new(Facts::default()))
 }
 
@@ -36,19 +27,10 @@ fn fixed(out: &[u8]) -> Vec<String> {
         .map(|line| {
             let mut object: Value = serde_json::from_str(line).expect("a line is JSON");
             let object = object.as_object_mut().expect("a line is an object");
-            assert!(
-                object["created_at"]
-                    .as_str()
-                    .is_some_and(|time| time.len() == 27 && time.ends_with('Z'))
-            );
+            assert!(object["created_at"].as_str().is_some_and(|time| time.len() == 27 && time.ends_with('Z')));
             object.shift_remove("created_at");
             assert_eq!(object.shift_remove("model"), Some("smollm2:135m".into()));
-            for duration in [
-                "total_duration",
-                "load_duration",
-                "prompt_eval_duration",
-                "eval_duration",
-            ] {
+            for duration in ["total_duration", "load_duration", "prompt_eval_duration", "eval_duration"] {
                 if let Some(value) = object.shift_remove(duration) {
                     assert!(value.as_u64().is_some_and(|value| value > 0), "{duration}");
                 }
@@ -74,10 +56,7 @@ fn a_chat_streams_text_and_ends_with_its_counters() {
         r#"{"message":{"role":"assistant","content":"end"},"done":false}"#,
         r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"length","prompt_eval_count":37,"eval_count":8}"#,
     ];
-    assert_eq!(
-        lines(translator(Shape::Chat, None, false), &events).expect("lines"),
-        expected
-    );
+    assert_eq!(lines(translator(Shape::Chat, None, false), &events).expect("lines"), expected);
 }
 
 #[test]
@@ -111,10 +90,7 @@ fn thoughts_come_in_their_own_field_without_the_space_around_their_tags() {
         r#"{"message":{"role":"assistant","content":" there"},"done":false}"#,
         r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}"#,
     ];
-    assert_eq!(
-        lines(translator(Shape::Chat, None, false), &events).expect("lines"),
-        expected
-    );
+    assert_eq!(lines(translator(Shape::Chat, None, false), &events).expect("lines"), expected);
 }
 
 #[test]
@@ -137,10 +113,7 @@ fn calls_arrive_whole_and_once_before_the_last_line() {
         r#"{"message":{"role":"assistant","content":"","tool_calls":[{"id":"call_k3x9a0bq","function":{"index":0,"name":"f","arguments":{"a":1}}}]},"done":false}"#,
         r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}"#,
     ];
-    assert_eq!(
-        lines(translator(Shape::Chat, None, false), &events).expect("lines"),
-        expected
-    );
+    assert_eq!(lines(translator(Shape::Chat, None, false), &events).expect("lines"), expected);
 }
 
 #[test]
@@ -156,12 +129,7 @@ fn chunks_with_logprobs_and_no_text_are_not_dropped() {
         r#"{"message":{"role":"assistant","content":""},"done":false,"logprobs":[{"token":"�","logprob":-1.5,"bytes":[239,191,189]}]}"#
     );
     assert_eq!(asked.len(), 2);
-    assert_eq!(
-        lines(translator(Shape::Chat, None, false), &events)
-            .expect("lines")
-            .len(),
-        1
-    );
+    assert_eq!(lines(translator(Shape::Chat, None, false), &events).expect("lines").len(), 1);
 }
 
 #[test]
@@ -190,28 +158,13 @@ fn context_is_the_prompt_and_the_answer_in_tokens() {
 fn what_goes_wrong_in_a_stream_is_told() {
     let failed = |text: &str| Err(ApiError::Failed(text.to_owned()));
     for (event, error) in [
-        (
-            r#"{"choices":[{"delta":{},"finish_reason":"abort"}]}"#,
-            failed("the engine aborted the request"),
-        ),
-        (
-            r#"{"choices":[{"delta":{},"finish_reason":"error"}]}"#,
-            failed("the engine failed while it answered"),
-        ),
-        (
-            r#"{"error":{"message":"boom","type":"InternalServerError","code":500}}"#,
-            failed("boom"),
-        ),
+        (r#"{"choices":[{"delta":{},"finish_reason":"abort"}]}"#, failed("the engine aborted the request")),
+        (r#"{"choices":[{"delta":{},"finish_reason":"error"}]}"#, failed("the engine failed while it answered")),
+        (r#"{"error":{"message":"boom","type":"InternalServerError","code":500}}"#, failed("boom")),
         (r#"{"error":"boom"}"#, failed("boom")),
-        (
-            r#"{"error":{"message":"EngineCore died","code":"500"}}"#,
-            Err(ApiError::Gone),
-        ),
+        (r#"{"error":{"message":"EngineCore died","code":"500"}}"#, Err(ApiError::Gone)),
         ("[DONE]", Err(ApiError::Gone)),
-        (
-            "nonsense",
-            failed("the engine sent an event that vllama does not understand"),
-        ),
+        ("nonsense", failed("the engine sent an event that vllama does not understand")),
     ] {
         assert_eq!(lines(translator(Shape::Chat, None, false), &[event]), error, "{event}");
     }
@@ -222,14 +175,8 @@ fn nothing_is_begun_before_the_engine_shows_work() {
     let mut translator = translator(Shape::Chat, None, false);
     let mut out = BytesMut::new();
     for (event, progress) in [
-        (
-            r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#,
-            Progress::Waiting,
-        ),
-        (
-            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"x","function":{"name":"f"}}]}}]}"#,
-            Progress::Begun,
-        ),
+        (r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, Progress::Waiting),
+        (r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"x","function":{"name":"f"}}]}}]}"#, Progress::Begun),
         (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, Progress::Begun),
         ("[DONE]", Progress::Done),
     ] {
@@ -241,9 +188,7 @@ fn nothing_is_begun_before_the_engine_shows_work() {
 fn a_whole_answer_is_one_object() {
     let answer = r#"{"id":"chatcmpl-1","choices":[{"index":0,"message":{"role":"assistant","content":"\n\nParis","reasoning":"\nhm","tool_calls":[{"id":"call_x","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}}]},"logprobs":null,"finish_reason":"tool_calls","token_ids":[3]}],"usage":{"prompt_tokens":2,"completion_tokens":1},"prompt_token_ids":[1,2],"metrics":{"time_to_first_token_ms":2.0,"generation_time_ms":0.0}}"#;
     let mut out = BytesMut::new();
-    translator(Shape::Chat, None, false)
-        .whole(answer.as_bytes(), &mut out)
-        .expect("an answer");
+    translator(Shape::Chat, None, false).whole(answer.as_bytes(), &mut out).expect("an answer");
     let expected = r#"{"message":{"role":"assistant","content":"Paris","thinking":"hm","tool_calls":[{"id":"call_x","function":{"index":0,"name":"f","arguments":{"a":1}}}]},"done":true,"done_reason":"stop","prompt_eval_count":2,"eval_count":1}"#;
     assert_eq!(fixed(&out), [expected]);
 }
@@ -251,16 +196,8 @@ fn a_whole_answer_is_one_object() {
 #[test]
 fn load_and_unload_are_told_without_counters() {
     for (shape, reason, fields) in [
-        (
-            Shape::Generate,
-            "load",
-            r#"{"response":"","done":true,"done_reason":"load"}"#,
-        ),
-        (
-            Shape::Chat,
-            "unload",
-            r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"unload"}"#,
-        ),
+        (Shape::Generate, "load", r#"{"response":"","done":true,"done_reason":"load"}"#),
+        (Shape::Chat, "unload", r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"unload"}"#),
     ] {
         let mut body = loaded(shape, "smollm2:135m", reason);
         assert!(!body.contains(&b'\n'));

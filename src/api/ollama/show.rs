@@ -57,10 +57,7 @@ fn settings(model: &Installed) -> Vec<(&'static str, String)> {
         ("top_k", defaults.top_k.map(|value| value.to_string())),
         ("top_p", defaults.top_p.map(|value| value.to_string())),
         ("min_p", defaults.min_p.map(|value| value.to_string())),
-        (
-            "repeat_penalty",
-            defaults.repetition_penalty.map(|value| value.to_string()),
-        ),
+        ("repeat_penalty", defaults.repetition_penalty.map(|value| value.to_string())),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
@@ -69,11 +66,7 @@ fn settings(model: &Installed) -> Vec<(&'static str, String)> {
 
 /// One line a value, the name in 30 columns: Continue reads them strictly (§13.15).
 fn parameter_lines(settings: &[(&str, String)]) -> String {
-    settings
-        .iter()
-        .map(|(name, value)| format!("{name:<30} {value}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    settings.iter().map(|(name, value)| format!("{name:<30} {value}")).collect::<Vec<_>>().join("\n")
 }
 
 fn modelfile(model: &Installed, template: &str, system: &str, license: &str, settings: &[(&str, String)]) -> String {
@@ -102,11 +95,7 @@ fn modelfile(model: &Installed, template: &str, system: &str, license: &str, set
 /// Flat keys in the style of GGUF. Exactly one holds `context_length`: scanners take the first (§13.18).
 fn model_info(model: &Installed, asked: &str, context_length: u64) -> Map<String, Value> {
     let card = &model.card;
-    let family = if card.family.is_empty() {
-        "unknown"
-    } else {
-        &card.family
-    };
+    let family = if card.family.is_empty() { "unknown" } else { &card.family };
     let mut info = Map::new();
     info.insert("general.architecture".into(), family.into());
     // Copilot shows this as the name and looks for it in its list (§13.5), so it is the name that was asked for.
@@ -143,10 +132,7 @@ mod tests {
         let body = show(&model, "SmolLM2:135m", "", Some(2048));
         assert!(!body.contains(&b'\n'), "one line");
         let show: Value = serde_json::from_slice(&body).expect("show is JSON");
-        assert_eq!(
-            show["parameters"],
-            "temperature                    0.6\ntop_k                          20"
-        );
+        assert_eq!(show["parameters"], "temperature                    0.6\ntop_k                          20");
         assert_eq!(show["capabilities"], serde_json::json!(["completion"]));
         let info = show["model_info"].as_object().expect("an object");
         assert_eq!(info["general.architecture"], "llama");
@@ -156,11 +142,7 @@ mod tests {
         assert_eq!(info["llama.embedding_length"], 576);
         assert_eq!(info.keys().filter(|key| key.contains("context_length")).count(), 1);
         assert_eq!(show["details"]["parameter_size"], "134.52M");
-        assert!(
-            show["modelfile"]
-                .as_str()
-                .is_some_and(|text| text.contains("\nPARAMETER temperature 0.6\n"))
-        );
+        assert!(show["modelfile"].as_str().is_some_and(|text| text.contains("\nPARAMETER temperature 0.6\n")));
         assert!(show.get("system").is_none() && show["modified_at"].is_string());
     }
 }

@@ -68,13 +68,7 @@ where
     }
 
     fn absorb(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
-        let Self {
-            events,
-            translator,
-            progress,
-            ready,
-            ..
-        } = self;
+        let Self { events, translator, progress, ready, .. } = self;
         let mut outcome = Ok(());
         events.read(bytes, |data| match translator.event(data, ready) {
             Ok(now) => {
@@ -155,18 +149,9 @@ mod tests {
     const DONE: &str = "data: [DONE]\n\n";
 
     async fn open(pieces: &[&str], lease: Arc<()>) -> Result<Lines<Recorded, Arc<()>>, ApiError> {
-        let asked = Asked {
-            shape: Shape::Generate,
-            model: "m",
-            logprobs: None,
-            context: false,
-        };
+        let asked = Asked { shape: Shape::Generate, model: "m", logprobs: None, context: false };
         let now = Instant::now();
-        let clock = Clock {
-            arrived: now,
-            leased: now,
-            first: None,
-        };
+        let clock = Clock { arrived: now, leased: now, first: None };
         let translator = Translator::new(&asked, clock, Arc::new(Facts::default()));
         let pieces = pieces.iter().map(|piece| match *piece {
             "gone" => Err(EngineGone),
@@ -204,11 +189,7 @@ mod tests {
             let text_of_stream = read(open(&pieces, Arc::default()).await.expect("a begun stream")).await;
             let lines: Vec<&str> = text_of_stream.lines().collect();
             assert_eq!(lines.len(), 2, "{text_of_stream}");
-            assert!(
-                lines[1].starts_with("{\"error\":\"") && lines[1].contains(text),
-                "{}",
-                lines[1]
-            );
+            assert!(lines[1].starts_with("{\"error\":\"") && lines[1].contains(text), "{}", lines[1]);
         }
     }
 
@@ -218,18 +199,8 @@ mod tests {
         let whole = [ROLE, TEXT, STOP, DONE].concat();
         let mut lines = open(&[&whole], lease.clone()).await.expect("a stream");
         assert_eq!(Arc::strong_count(&lease), 1, "all is read");
-        let frame = lines
-            .frame()
-            .await
-            .expect("one frame")
-            .expect("infallible")
-            .into_data()
-            .expect("data");
-        assert_eq!(
-            frame.iter().filter(|byte| **byte == b'\n').count(),
-            2,
-            "events of one read leave together"
-        );
+        let frame = lines.frame().await.expect("one frame").expect("infallible").into_data().expect("data");
+        assert_eq!(frame.iter().filter(|byte| **byte == b'\n').count(), 2, "events of one read leave together");
         assert!(lines.is_end_stream());
         let lines = open(&[ROLE, TEXT, STOP, DONE], lease.clone()).await.expect("a stream");
         assert_eq!(Arc::strong_count(&lease), 2);

@@ -34,9 +34,7 @@ impl Think {
                 .find(|level| *level == text)
                 .map(Self::Level)
                 .ok_or_else(|| ApiError::BadThink(format!("invalid think value: {text:?} (must be {CHOICES})"))),
-            _ => Err(ApiError::BadThink(format!(
-                "think must be a boolean or string ({CHOICES})"
-            ))),
+            _ => Err(ApiError::BadThink(format!("think must be a boolean or string ({CHOICES})"))),
         }
     }
 
@@ -72,12 +70,7 @@ pub fn thinking(think: Option<Think>, card: &Card) -> Thinking {
         return Thinking::default();
     }
     let think = think.unwrap_or(Think::On);
-    let switch = |on| {
-        Some(Switch {
-            enable_thinking: on,
-            thinking: on,
-        })
-    };
+    let switch = |on| Some(Switch { enable_thinking: on, thinking: on });
     if card.family == "gpt_oss" {
         // gpt-oss knows three efforts and cannot be kept from thinking.
         let effort = match think {
@@ -88,18 +81,9 @@ pub fn thinking(think: Option<Think>, card: &Card) -> Thinking {
         return Thinking { template: None, effort };
     }
     match think {
-        Think::On => Thinking {
-            template: switch(true),
-            effort: None,
-        },
-        Think::Off => Thinking {
-            template: switch(false),
-            effort: None,
-        },
-        Think::Level(level) => Thinking {
-            template: switch(true),
-            effort: Some(level),
-        },
+        Think::On => Thinking { template: switch(true), effort: None },
+        Think::Off => Thinking { template: switch(false), effort: None },
+        Think::Level(level) => Thinking { template: switch(true), effort: Some(level) },
     }
 }
 
@@ -130,14 +114,8 @@ mod tests {
             capabilities: vec![Capability::Completion, Capability::Thinking],
             ..Card::default()
         };
-        let on = Some(Switch {
-            enable_thinking: true,
-            thinking: true,
-        });
-        let off = Some(Switch {
-            enable_thinking: false,
-            thinking: false,
-        });
+        let on = Some(Switch { enable_thinking: true, thinking: true });
+        let off = Some(Switch { enable_thinking: false, thinking: false });
         for (think, family, template, effort) in [
             (None, "qwen3", on, None),
             (Some(Think::Off), "qwen3", off, None),
@@ -146,11 +124,7 @@ mod tests {
             (Some(Think::Off), "gpt_oss", None, None),
             (Some(Think::Level("max")), "gpt_oss", None, Some("high")),
         ] {
-            assert_eq!(
-                thinking(think, &thinker(family)),
-                Thinking { template, effort },
-                "{think:?} {family}"
-            );
+            assert_eq!(thinking(think, &thinker(family)), Thinking { template, effort }, "{think:?} {family}");
         }
         assert_eq!(thinking(Some(Think::Off), &Card::default()), Thinking::default());
     }

@@ -42,27 +42,17 @@ impl ToolCalls {
     pub fn add(&mut self, pieces: &[CallPiece<'_>]) {
         for (position, piece) in pieces.iter().enumerate() {
             let index = piece.index.unwrap_or(position);
-            let place = self
-                .growing
-                .iter()
-                .position(|call| call.index == index)
-                .unwrap_or_else(|| {
-                    self.growing.push(Growing {
-                        index,
-                        id: String::new(),
-                        name: String::new(),
-                        arguments: String::new(),
-                    });
-                    self.growing.len() - 1
-                });
+            let place = self.growing.iter().position(|call| call.index == index).unwrap_or_else(|| {
+                self.growing.push(Growing { index, id: String::new(), name: String::new(), arguments: String::new() });
+                self.growing.len() - 1
+            });
             let call = &mut self.growing[place];
             if let Some(id) = &piece.id {
                 call.id = id.to_string();
             }
             if let Some(function) = &piece.function {
                 call.name.push_str(function.name.as_deref().unwrap_or_default());
-                call.arguments
-                    .push_str(function.arguments.as_deref().unwrap_or_default());
+                call.arguments.push_str(function.arguments.as_deref().unwrap_or_default());
             }
         }
     }
@@ -70,11 +60,7 @@ impl ToolCalls {
     /// Hands out all calls, whole, and forgets them.
     pub fn take(&mut self) -> Vec<ToolCall> {
         let growing = std::mem::take(&mut self.growing);
-        growing
-            .into_iter()
-            .enumerate()
-            .map(|(index, call)| call.finish(index))
-            .collect()
+        growing.into_iter().enumerate().map(|(index, call)| call.finish(index)).collect()
     }
 }
 
@@ -86,14 +72,7 @@ impl Growing {
             // Some templates read their own ids again (Kimi's `functions.name:0`, Mistral's nine characters).
             _ => self.id,
         };
-        ToolCall {
-            id,
-            function: Function {
-                index,
-                name: self.name,
-                arguments: arguments(&self.arguments),
-            },
-        }
+        ToolCall { id, function: Function { index, name: self.name, arguments: arguments(&self.arguments) } }
     }
 }
 
@@ -144,16 +123,10 @@ mod tests {
             r#"[{"index":0,"function":{"arguments":"{\"a\": "}}]"#,
             r#"[{"index":0,"function":{"arguments":"[1, 2.0]}"}},{"index":1,"id":"functions.g:1","function":{"name":"g","arguments":""}}]"#,
         ]);
-        assert_eq!(
-            whole[0]["function"].to_string(),
-            r#"{"index":0,"name":"f","arguments":{"a":[1,2.0]}}"#
-        );
+        assert_eq!(whole[0]["function"].to_string(), r#"{"index":0,"name":"f","arguments":{"a":[1,2.0]}}"#);
         let id = whole[0]["id"].as_str().expect("an id");
         assert!(id.len() == 13 && id.starts_with("call_"), "{id}");
-        assert_eq!(
-            whole[1].to_string(),
-            r#"{"id":"functions.g:1","function":{"index":1,"name":"g","arguments":{}}}"#
-        );
+        assert_eq!(whole[1].to_string(), r#"{"id":"functions.g:1","function":{"index":1,"name":"g","arguments":{}}}"#);
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub(super) fn model(store: &Store, config: &Config) -> Result<Arc<Installed>, Pr
     };
     store.find(&wanted).ok_or_else(|| {
         let names: Vec<_> = installed.iter().map(|model| model.manifest.name.as_str()).collect();
-        let others = if names.is_empty() { "nothing is".to_owned() } else { format!("installed: {}", names.join(", ")) };
+        let others =
+            if names.is_empty() { "nothing is".to_owned() } else { format!("installed: {}", names.join(", ")) };
         Problem::new(
             format!("cannot serve '{wanted}'"),
             format!("it is not installed in {} ({others})", config.models.display()),
@@ -91,9 +92,10 @@ pub(super) fn installation(config: &Config) -> Installation {
 
 /// The program that reads NVML: as told, or beside this one.
 pub(super) fn gpu_helper(config: &Config) -> PathBuf {
-    config.gpu_helper.clone().unwrap_or_else(|| {
-        std::env::current_exe().unwrap_or_default().with_file_name("vllama-gpu")
-    })
+    config
+        .gpu_helper
+        .clone()
+        .unwrap_or_else(|| std::env::current_exe().unwrap_or_default().with_file_name("vllama-gpu"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -45,7 +45,7 @@ pub(super) fn lock(run: &Path) -> Result<Lock, Problem> {
     Ok(Lock { _file: file })
 }
 
-/// The name of an engine's directory: short, since Unix sockets have short paths, and the same at every start.
+/// The name of an engine's directory: short, since Unix sockets have short paths.
 pub(super) fn engine(name: &ModelName) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();

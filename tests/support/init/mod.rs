@@ -36,9 +36,7 @@ pub fn children(parent: i32) -> Vec<Seen> {
         let Ok(directory) = fs::read_dir("/proc") else {
             return Vec::new();
         };
-        let pids = directory
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let pids = directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter_map(look).filter(|seen| seen.parent == parent).collect()
     })
 }
@@ -60,11 +58,7 @@ fn listed_children(parent: i32) -> Option<Vec<Seen>> {
 
 /// The zombies among the children of a process.
 pub fn zombies(parent: i32) -> Vec<i32> {
-    children(parent)
-        .iter()
-        .filter(|seen| seen.state == 'Z')
-        .map(|seen| seen.pid)
-        .collect()
+    children(parent).iter().filter(|seen| seen.state == 'Z').map(|seen| seen.pid).collect()
 }
 
 /// Waits until `state` gives something.
