@@ -1,1 +1,124 @@
-//! stub
+//! The dialects vllama speaks, and what they share: a request as they get it, an answer as they give it.
+//!
+//! In: a [`Call`] from `server`. Out: a [`Reply`]. Each dialect is a folder: routes, types, request (inward),
+//! response (outward), error. Knows the scheduler's leases and the installed models, but no socket and no process.
+
+pub mod ollama;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body::{Frame, SizeHint};
+
+use crate::model::{ModelName, Store};
+use crate::scheduler::Scheduler;
+use crate::telemetry::{Facts, Health};
+
+/// All that the answers are made from. Assembled once, before the port is opened.
+pub struct App {
+    /// Gives leases on engines.
+    pub scheduler: Scheduler,
+    /// The installed models.
+    pub store: Store,
+    /// The model this server was started for.
+    pub default_model: ModelName,
+    /// What the hardware helper last said about the GPUs; `None` when there are none or nothing is known. Must not wait.
+    pub gpus: Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>,
+    /// When vllama started.
+    pub started: Instant,
+}
+
+impl App {
+    /// How vllama is now; never waits.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let snapshot = self.scheduler.snapshot();
+        Health::report(&snapshot, &self.default_model, (self.gpus)(), self.started.elapsed())
+    }
+}
+
+/// One request, read completely.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The body; empty for GET and HEAD.
+    pub body: Bytes,
+    /// Identity of the request in the logs of vllama and of the engine.
+    pub request_id: Arc<str>,
+    /// Where to note what the access log wants to know.
+    pub facts: Arc<Facts>,
+    /// When the head of the request had been read.
+    pub arrived: Instant,
+}
+
+/// An answer. Its body may still be in the making; dropping it gives back the lease and stops the engine's work.
+pub type Reply = http::Response<Body>;
+
+/// A handler at work.
+pub type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// One line of a dialect's route table.
+pub struct Route {
+    /// Methods it answers.
+    pub methods: &'static [Method],
+    /// The exact path.
+    pub path: &'static str,
+    /// Answers the request.
+    pub handler: fn(Arc<App>, Call) -> Answering,
+    /// Puts a refusal that `server` decided on (too large, too slow, a panic) into the dialect's shape.
+    pub refuse: fn(StatusCode, &str) -> Reply,
+}
+
+/// The body of a [`Reply`].
+pub enum Body {
+    /// Known completely.
+    Whole(Option<Bytes>),
+    /// Written while the engine works.
+    Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Infallible> + Send>>),
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(stream) => stream.as_mut().poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
+
+/// An answer that is known completely.
+#[must_use]
+pub fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Reply::new(Body::from(body.into()));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    reply
+}

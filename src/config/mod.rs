@@ -1,1 +1,89 @@
-//! stub
+//! What the operator wants: flags over environment over defaults, parsed once into one frozen [`Config`].
+//!
+//! In: the command line and the environment; this is the only room that reads the environment. Out: a [`Verb`] or a
+//! [`ConfigError`]. Knows no other room but the names of models.
+
+mod arguments;
+mod host;
+mod settings;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use arguments::{Verb, parse};
+pub use settings::{SETTINGS, Setting};
+
+use crate::model::ModelName;
+
+/// Everything `vllama serve` is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The model to serve; `None` = the only one installed, or the default one.
+    pub model: Option<ModelName>,
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Directory of the models.
+    pub models: PathBuf,
+    /// Directory for logs and caches.
+    pub state: PathBuf,
+    /// Directory for sockets and temporary files of engines; a short path.
+    pub run: PathBuf,
+    /// The `vllm` program.
+    pub engine: PathBuf,
+    /// Arguments for `vllm serve`, last and verbatim.
+    pub engine_arguments: Vec<String>,
+    /// GiB of key/value cache on the CPU; `None` = chosen.
+    pub cpu_cache_gib: Option<u64>,
+    /// The `vllama-gpu` program; `None` = beside this one.
+    pub gpu_helper: Option<PathBuf>,
+    /// A start without any output of the engine for this long is given up.
+    pub start_limit: Duration,
+    /// Running requests may finish for this long at a stop.
+    pub drain: Duration,
+    /// Time from SIGTERM to SIGKILL for an engine.
+    pub stop_limit: Duration,
+    /// Keep-alive as Ollama writes it, `5m` or `-1`; `None` = for ever, since a start of vLLM takes a minute.
+    pub keep_alive: Option<String>,
+    /// Most requests that wait for a load.
+    pub max_queue: usize,
+    /// Largest request body, in bytes.
+    pub body_limit: usize,
+    /// Most connections at a time.
+    pub max_connections: usize,
+    /// Browser origins allowed beside the local ones.
+    pub origins: Vec<String>,
+    /// Whether logs are JSON.
+    pub json_logs: bool,
+    /// Whether colours are welcome on a terminal (`NO_COLOR` says no).
+    pub colour: bool,
+    /// Log filter, e.g. `info` or `info,vllm=debug`.
+    pub log: String,
+    /// How `vllama serve` itself talks.
+    pub voice: Voice,
+    /// vllama's own environment, for engines.
+    pub environment: Vec<(String, String)>,
+}
+
+/// The environment vllama was started with.
+#[must_use]
+pub fn environment() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().collect()
+}
+
+/// How a verb talks to whoever started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    /// For people: lines, and a progress bar on a terminal.
+    Human,
+    /// Errors only.
+    Quiet,
+    /// One JSON object a line on standard output.
+    Json,
+}
+
+/// What is wrong with the command line or the environment: what, why, what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);

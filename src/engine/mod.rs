@@ -1,1 +1,20 @@
-//! stub
+//! One vLLM process tree seen from outside.
+//!
+//! In: a [`Plan`](crate::model::plan::Plan) and the wish to run or to stop. Out: a [`Status`] anybody can watch and,
+//! while the engine is ready, a [`Client`] for its Unix socket. Knows how vLLM starts, speaks and dies; knows no
+//! dialect, no queue and no other engine.
+
+pub mod client;
+pub mod command;
+pub mod failure;
+pub mod generation;
+pub mod lifecycle;
+pub mod log;
+mod output;
+pub mod startup;
+
+pub use client::{Client, EngineBody, EngineGone};
+pub use command::Installation;
+pub use failure::Failure;
+pub use lifecycle::{Engine, Settings, State, Status};
+pub use startup::Phase;

@@ -5,8 +5,9 @@
 
 pub mod card;
 pub mod name;
+pub mod plan;
 pub mod store;
 
 pub use card::{Capability, Card, GenerationDefaults};
 pub use name::{InvalidName, ModelName};
-pub use store::{Installed, Manifest, Store};
+pub use store::{Installed, Manifest, Source, Staging, Store};

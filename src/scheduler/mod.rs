@@ -1,14 +1,26 @@
 //! Which model runs where and when.
 //!
-//! In: a model name and a keep-alive. Out: a [`Lease`], the right to use one engine. One task owns all state; the rest
-//! of the program holds a [`Scheduler`] handle and reads [`Snapshot`]s. Never speaks HTTP, never forks.
+//! In: a model and a keep-alive. Out: a [`Lease`], the right to use one engine. One task owns all state; the rest of the
+//! program holds a [`Scheduler`] handle and reads [`Snapshot`]s. Never speaks HTTP, never forks.
+//!
+//! There is one engine so far, for the model the server was started with.
+
+mod keeper;
+mod lease;
+mod snapshot;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::model::{Installed, ModelName};
+pub use crate::engine::{EngineBody, EngineGone};
+pub use lease::Lease;
+pub use snapshot::{EngineSnapshot, Snapshot};
+
+use crate::engine::{Engine, State};
+use crate::model::Installed;
+use keeper::{Book, Command, Keeper};
 
 /// How long a model stays loaded after its last request (ollama-api §6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,147 +31,119 @@ pub enum KeepAlive {
     For(Duration),
 }
 
-/// Handle on the scheduler; cheap to clone.
-#[derive(Clone)]
-pub struct Scheduler {
-    _private: (),
+/// The operator's choices.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Keep-alive of a model whose requests name none.
+    pub keep_alive: KeepAlive,
+    /// Most requests that wait for an engine to load (`OLLAMA_MAX_QUEUE`).
+    pub max_queue: usize,
 }
 
 /// Why no lease was given. The text is what a user is told; dialects choose status and shape.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
     /// The model is installed but not the one this server was started for.
-    #[error("model '{wanted}' is installed, but this server serves '{served}' only; start another with `vllama serve {wanted}`")]
+    #[error(
+        "model '{wanted}' is installed, but this server serves '{served}' only; start another with `vllama serve {wanted}`"
+    )]
     NotServed {
         /// The model asked for.
         wanted: String,
         /// The model served.
         served: String,
     },
-    /// The engine cannot run and will not by itself: what happened, why, what to do.
+    /// The engine does not run and waiting is no use: what happened, why, what to do.
     #[error("{0}")]
     Permanent(String),
     /// vllama is shutting down.
     #[error("vllama is shutting down; try again in a moment")]
     ShuttingDown,
-    /// Too many requests wait already (§8.3).
+    /// Too many requests wait already (ollama-api §8.3).
     #[error("server busy, please try again.  maximum pending requests exceeded")]
     QueueFull,
 }
 
+/// Handle on the scheduler; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    model: Arc<Installed>,
+    engine: Engine,
+    commands: mpsc::UnboundedSender<Command>,
+    book: watch::Receiver<Book>,
+}
+
 impl Scheduler {
+    /// A scheduler for one model and its engine; nothing is loaded before [`Scheduler::load`] or the first lease.
+    #[must_use]
+    pub fn new(model: Arc<Installed>, engine: Engine, settings: Settings) -> Self {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (book, reader) = watch::channel(Book::new(settings.keep_alive));
+        let keeper =
+            Keeper::new(engine.clone(), settings, commands.downgrade(), book, model.manifest.name.as_str().into());
+        tokio::spawn(keeper.run(receiver));
+        Self { model, engine, commands, book: reader }
+    }
+
+    /// Loads the model without a request.
+    pub fn load(&self) {
+        self.command(Command::Load);
+    }
+
     /// Waits until the model's engine is ready and takes a place on it. Dropping the future gives up waiting.
     ///
     /// # Errors
     /// [`LeaseError`] when the engine will not become ready.
-    pub async fn lease(&self, _model: &Arc<Installed>, _keep_alive: Option<KeepAlive>) -> Result<Lease, LeaseError> {
-        unimplemented!("filled in beside this commit")
+    pub async fn lease(&self, model: &Arc<Installed>, keep_alive: Option<KeepAlive>) -> Result<Lease, LeaseError> {
+        if model.name != self.model.name {
+            return Err(LeaseError::NotServed {
+                wanted: model.manifest.name.clone(),
+                served: self.model.manifest.name.clone(),
+            });
+        }
+        let (reply, lease) = oneshot::channel();
+        self.command(Command::Lease { keep_alive, reply });
+        lease.await.unwrap_or(Err(LeaseError::ShuttingDown))
     }
 
     /// Marks the model for unloading once its last lease is dropped; answers at once. A model that is not loaded is fine.
-    pub async fn unload(&self, _model: &Arc<Installed>) {
-        unimplemented!("filled in beside this commit")
+    pub fn unload(&self, model: &Arc<Installed>) {
+        if model.name == self.model.name {
+            self.command(Command::Unload);
+        }
+    }
+
+    /// Gives no lease any more; those that wait are told that vllama is shutting down.
+    pub fn close(&self) {
+        self.command(Command::Close);
+    }
+
+    /// Stops the engine, with patience or at once, and waits until nothing of it is left.
+    pub async fn stop(&self, at_once: bool) {
+        if at_once {
+            self.engine.kill();
+        } else {
+            self.engine.stop();
+        }
+        let down = |state| matches!(state, State::Stopped | State::Failed);
+        // The channel closes only when the engine's task is gone, and then there is nothing to wait for.
+        let _ = self.engine.status().wait_for(|status| down(status.state)).await;
+    }
+
+    /// Waits until the state of the engine changes; for those who show it.
+    pub fn changes(&self) -> watch::Receiver<crate::engine::Status> {
+        self.engine.status()
     }
 
     /// The state of all engines now; never waits.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        unimplemented!("filled in beside this commit")
-    }
-}
-
-/// State of all engines at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// One entry for each engine, the default model's first.
-    pub engines: Vec<EngineSnapshot>,
-}
-
-/// State of one engine at one moment.
-#[derive(Clone, Debug)]
-pub struct EngineSnapshot {
-    /// The model it serves.
-    pub model: ModelName,
-    /// `stopped`, `starting`, `ready`, `stopping`, `restarting` or `failed`.
-    pub state: &'static str,
-    /// Whether a request would be answered now, or after a load that a request starts by itself.
-    pub serves: bool,
-    /// Whether the engine holds memory: it is in `/api/ps`.
-    pub loaded: bool,
-    /// What it is doing while it starts, e.g. `loading weights`.
-    pub phase: &'static str,
-    /// Progress of the start, 0–100.
-    pub percent: u8,
-    /// Number of starts so far; 0 before the first.
-    pub generation: u64,
-    /// Starts after a crash.
-    pub restarts: u64,
-    /// Open leases.
-    pub leases: usize,
-    /// Requests waiting for the engine.
-    pub waiting: usize,
-    /// Why it failed for good, for users; `None` while there is hope.
-    pub failure: Option<String>,
-    /// Bytes of main memory the engine's processes hold, where known.
-    pub memory_bytes: Option<u64>,
-    /// Effective context length in tokens, known once ready.
-    pub context_length: Option<u64>,
-    /// When it will be unloaded if nobody asks again; `None` = never.
-    pub expires_at: Option<SystemTime>,
-}
-
-/// The right to use a ready engine. Dropping it frees the place; keep-alive starts when the last one is dropped.
-pub struct Lease {
-    _private: (),
-}
-
-impl Lease {
-    /// Longest sequence (prompt and answer) the engine takes, in tokens.
-    #[must_use]
-    pub fn max_model_len(&self) -> u64 {
-        unimplemented!("filled in beside this commit")
+        let engine = EngineSnapshot::new(&self.model, &self.engine.status().borrow(), &self.book.borrow());
+        Arc::new(Snapshot { engines: vec![engine] })
     }
 
-    /// The name the engine knows the model by; goes into `model` of every engine request.
-    #[must_use]
-    pub fn served_name(&self) -> &str {
-        unimplemented!("filled in beside this commit")
-    }
-
-    /// Sends a JSON request to the engine and waits for the head of the answer. Dropping the future, or the body of the
-    /// response, closes the connection, which makes vLLM abort the request (vllm-engine §3.5). `stream` false lets the
-    /// connection be reused.
-    ///
-    /// # Errors
-    /// [`EngineGone`] when the engine died or hung up before the head arrived.
-    pub async fn post(
-        &self,
-        _path: &'static str,
-        _body: Bytes,
-        _request_id: &str,
-    ) -> Result<http::Response<EngineBody>, EngineGone> {
-        unimplemented!("filled in beside this commit")
-    }
-}
-
-/// The engine hung up or died in the middle of a request.
-#[derive(Debug, thiserror::Error)]
-#[error("model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, check ollama server logs for details")]
-pub struct EngineGone;
-
-/// Body of an engine's answer; ends with [`EngineGone`] when the engine dies before the end.
-pub struct EngineBody {
-    _private: (),
-}
-
-impl http_body::Body for EngineBody {
-    type Data = Bytes;
-    type Error = EngineGone;
-
-    fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, EngineGone>>> {
-        unimplemented!("filled in beside this commit")
+    fn command(&self, command: Command) {
+        // The task lives as long as a handle does, or the whole runtime is going down.
+        let _ = self.commands.send(command);
     }
 }

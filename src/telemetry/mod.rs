@@ -1,1 +1,13 @@
-//! stub
+//! How vllama says what it is doing: logs, health and the facts of each request.
+//!
+//! In: snapshots of the scheduler and what a request found out about itself. Out: log lines on standard error and the
+//! JSON of `/health`. Knows no HTTP and no dialect, and decides nothing.
+
+pub mod facts;
+pub mod health;
+pub mod logs;
+pub mod timestamp;
+
+pub use facts::Facts;
+pub use health::Health;
+pub use timestamp::Timestamp;

@@ -1,0 +1,71 @@
+# vllama: `make run` and `make test` are all a newcomer needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+include engine/versions.env
+
+VENV := $(CURDIR)/.venv
+STATE := $(CURDIR)/.state
+SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
+SAY := @printf '→ %s\n'
+
+.PHONY: help
+help: ## this list
+	@printf 'vllama: make targets\n'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: run
+run: engine build model ## set everything up and serve the default model on 127.0.0.1:11434
+	@exec dist/vllama serve $(SERVE) $(DEFAULT_MODEL)
+
+# What run and the real-engine tests give to vllama: all that it writes stays in this folder.
+SERVE = --engine $(VENV)/bin/vllm --state-dir $(STATE) --run-dir $${VLLAMA_RUN:-/tmp/vllama-run-$$(id -u)}
+
+.PHONY: engine
+engine: ## install the pinned engine into .venv
+	@engine/setup $(VENV)
+
+.PHONY: build
+build: dist/vllama dist/vllama-gpu ## leave dist/vllama (static) and dist/vllama-gpu
+
+# One build of the dependencies serves both: only the last step of vllama is linked statically.
+dist/vllama: $(SOURCES)
+	$(SAY) 'building vllama (the first time takes a few minutes)'
+	@mkdir -p dist
+	@cargo rustc --release --locked $(CARGO_QUIET) --bin vllama -- -C target-feature=+crt-static
+	@install -m 755 target/release/vllama $@
+	@touch $@
+
+dist/vllama-gpu: $(SOURCES)
+	@mkdir -p dist
+	@cargo rustc --release --locked $(CARGO_QUIET) --bin vllama-gpu
+	@install -m 755 target/release/vllama-gpu $@
+	@touch $@
+
+.PHONY: model
+model: engine build ## install the embedded default model
+	@dist/vllama import --if-missing --engine $(VENV)/bin/vllm --state-dir $(STATE) $(VENV)/share/vllama/$(DEFAULT_MODEL_FILE) $(DEFAULT_MODEL)
+
+.PHONY: test
+test: ## set everything up and run all tests
+	@tests/run
+
+.PHONY: test-fast
+test-fast: ## everything but the real engine
+	@tests/run fast
+
+.PHONY: bench
+bench: build ## the gateway's cost beside the direct line to the engine
+	@cargo bench --locked --bench gateway
+
+.PHONY: lint
+lint: ## formatting and lints
+	@cargo fmt --check
+	@cargo clippy --all-targets --locked -- -D warnings
+
+.PHONY: clean
+clean: ## remove what was built; keeps .venv and installed models
+	@rm -rf target dist

@@ -1,0 +1,275 @@
+//! Everything that can go wrong with a native request: one status and one exact text each (ollama-api §14).
+
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::api::{self, Reply};
+use crate::scheduler::{EngineGone, LeaseError};
+
+/// The sentence of a prompt that does not fit (ollama-api §6.9).
+const TOO_LONG: &str = "the prompt is longer than the context length currently available to the model; shorten the \
+    prompt, adjust the context length in settings, or use a model with a longer context length";
+
+/// Why a native request is not answered. `Display` is the text of `{"error":…}`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// No body.
+    #[error("missing request body")]
+    MissingBody,
+    /// No JSON, or a field of the wrong type; the text of the reader.
+    #[error("{0}")]
+    BadJson(String),
+    /// `keep_alive` that is no duration (§6.2).
+    #[error("{0}")]
+    BadKeepAlive(String),
+    /// `think` that is no boolean or level (§6.5).
+    #[error("{0}")]
+    BadThink(String),
+    /// `top_logprobs` out of range.
+    #[error("top_logprobs must be between 0 and 20")]
+    TopLogprobs,
+    /// No model named, on routes that say so.
+    #[error("model is required")]
+    ModelRequired,
+    /// The name breaks the grammar (§4.1).
+    #[error("invalid model name")]
+    InvalidName,
+    /// `:local` and a cloud suffix together (§4.1).
+    #[error("use either :local or :cloud, not both: \"{0}\"")]
+    LocalAndCloud(String),
+    /// A model of Ollama's cloud.
+    #[error("ollama cloud is disabled: {0}")]
+    Cloud(&'static str),
+    /// Not installed; the name as the route shows it.
+    #[error("model '{0}' not found")]
+    NotFound(String),
+    /// The model lacks the ability: the name as the case shows it, and the ability.
+    #[error("{0} does not support {1}")]
+    Unable(String, &'static str),
+    /// `raw` with something that needs a template.
+    #[error("raw mode does not support template, system, or context")]
+    RawConflict,
+    /// Something Ollama does and vllama does not; says what to do instead.
+    #[error("{0}")]
+    NotSupported(String),
+    /// A call in the history whose arguments are no JSON object (§3.3).
+    #[error("invalid tool call arguments: expected a JSON object")]
+    BadArguments,
+    /// An option of the wrong type (§5).
+    #[error("option \"{0}\" must be {1}")]
+    BadOption(String, &'static str),
+    /// `format` that is neither `"json"` nor a schema; the JSON as sent (§6.4).
+    #[error("invalid format: {0:?}; expected \"json\" or a valid JSON Schema object")]
+    BadFormat(String),
+    /// The scheduler gave no lease.
+    #[error("{0}")]
+    NoLease(#[from] LeaseErrorText),
+    /// The prompt does not fit (§6.9).
+    #[error("{TOO_LONG}")]
+    TooLong,
+    /// The engine refused the request; its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// The engine has no room.
+    #[error("server busy, please try again.  maximum pending requests exceeded")]
+    Busy,
+    /// The engine failed while it worked; its own words.
+    #[error("an error was encountered while running the model: {0}")]
+    Failed(String),
+    /// The engine died (§8.3).
+    #[error("{EngineGone}")]
+    Gone,
+}
+
+/// A [`LeaseError`] with its status; compared by text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct LeaseErrorText {
+    status: StatusCode,
+    text: String,
+}
+
+impl From<LeaseError> for ApiError {
+    fn from(error: LeaseError) -> Self {
+        let status = match &error {
+            // Not 404: clients answer that with a download (§13.25), which would not help.
+            LeaseError::NotServed { .. } => StatusCode::BAD_REQUEST,
+            LeaseError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            LeaseError::ShuttingDown | LeaseError::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::NoLease(LeaseErrorText { status, text: error.to_string() })
+    }
+}
+
+impl From<EngineGone> for ApiError {
+    fn from(_: EngineGone) -> Self {
+        Self::Gone
+    }
+}
+
+impl ApiError {
+    /// The status of the answer, where it can still be said.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Cloud(_) => StatusCode::FORBIDDEN,
+            Self::BadOption(..) | Self::BadFormat(_) | Self::Failed(_) | Self::Gone => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoLease(error) => error.status,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// Reads an engine's error answer (vllm-engine §3.4): `error` may be a string or an object, `detail` may stand in
+    /// for it. A trace of the engine is never passed on.
+    #[must_use]
+    pub fn from_engine(status: StatusCode, body: &[u8]) -> Self {
+        let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let error = value.get("error").unwrap_or(&value);
+        let text = [error, &error["message"], &value["message"], &value["detail"]]
+            .into_iter()
+            .find_map(serde_json::Value::as_str)
+            .unwrap_or("the engine gave no reason");
+        Self::from_engine_text(status, text)
+    }
+
+    /// Sorts an engine's error by its status and text.
+    #[must_use]
+    pub fn from_engine_text(status: StatusCode, text: &str) -> Self {
+        let text = text.split("Traceback (most recent call last)").next().unwrap_or_default().trim();
+        let dead = ["EngineCore", "EngineDead", "engine is dead"].iter().any(|word| text.contains(word));
+        if text.contains("maximum context length") || text.contains("max_model_len") {
+            Self::TooLong
+        } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
+            Self::Busy
+        } else if status.is_client_error() {
+            Self::Refused(text.to_owned())
+        } else if dead {
+            Self::Gone
+        } else {
+            Self::Failed(if text.is_empty() { "the engine gave no reason" } else { text }.to_owned())
+        }
+    }
+
+    /// `{"error":"…"}` with its status.
+    #[must_use]
+    pub fn reply(&self) -> Reply {
+        refuse(self.status(), &self.to_string())
+    }
+
+    /// The last line of a stream that has already begun.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        let mut line = error_object(&self.to_string());
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Any refusal in the shape of the native API.
+#[must_use]
+pub fn refuse(status: StatusCode, text: &str) -> Reply {
+    api::whole(status, super::JSON, error_object(text))
+}
+
+fn error_object(text: &str) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct ErrorObject<'a> {
+        error: &'a str,
+    }
+    // A struct with one string always becomes JSON.
+    serde_json::to_vec(&ErrorObject { error: text }).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_has_the_status_and_text_of_the_catalogue() {
+        let s = str::to_owned;
+        for (error, status, text) in [
+            (ApiError::MissingBody, 400, "missing request body"),
+            (ApiError::BadJson(s("unexpected EOF")), 400, "unexpected EOF"),
+            (ApiError::ModelRequired, 400, "model is required"),
+            (ApiError::InvalidName, 400, "invalid model name"),
+            (ApiError::NotFound(s("nope")), 404, "model 'nope' not found"),
+            (ApiError::NotFound(s("")), 404, "model '' not found"),
+            (ApiError::Unable(s("\"x\""), "chat"), 400, "\"x\" does not support chat"),
+            (ApiError::Unable(s("\"x\""), "generate"), 400, "\"x\" does not support generate"),
+            (ApiError::Unable(s("\"x\""), "thinking"), 400, "\"x\" does not support thinking"),
+            (
+                ApiError::Unable(s("registry.ollama.ai/library/x:latest"), "tools"),
+                400,
+                "registry.ollama.ai/library/x:latest does not support tools",
+            ),
+            (ApiError::TopLogprobs, 400, "top_logprobs must be between 0 and 20"),
+            (ApiError::RawConflict, 400, "raw mode does not support template, system, or context"),
+            (
+                ApiError::BadOption(s("temperature"), "of type float32"),
+                500,
+                "option \"temperature\" must be of type float32",
+            ),
+            (
+                ApiError::BadFormat(s("\"xml\"")),
+                500,
+                "invalid format: \"\\\"xml\\\"\"; expected \"json\" or a valid JSON Schema object",
+            ),
+            (
+                ApiError::from(LeaseError::QueueFull),
+                503,
+                "server busy, please try again.  maximum pending requests exceeded",
+            ),
+            (ApiError::from(LeaseError::Permanent(s("no memory"))), 500, "no memory"),
+            (
+                ApiError::Cloud("remote inference is unavailable"),
+                403,
+                "ollama cloud is disabled: remote inference is unavailable",
+            ),
+        ] {
+            assert_eq!((error.status().as_u16(), error.to_string().as_str()), (status, text));
+        }
+        assert!(ApiError::Gone.to_string().starts_with("model runner has unexpectedly stopped"));
+    }
+
+    #[test]
+    fn engine_errors_are_flattened_whatever_their_shape() {
+        let refused = |text: &str| ApiError::Refused(text.to_owned());
+        for (status, body, error) in [
+            (
+                400,
+                r#"{"error":{"message":"bad schema","type":"BadRequestError","param":null,"code":400}}"#,
+                refused("bad schema"),
+            ),
+            (400, r#"{"error":{"message":"bad","code":"invalid"}}"#, refused("bad")),
+            (401, r#"{"error":"Unauthorized"}"#, refused("Unauthorized")),
+            (404, r#"{"detail":"Not Found"}"#, refused("Not Found")),
+            (400, r#"{"object":"error","message":"old shape"}"#, refused("old shape")),
+            (400, "<html>", refused("the engine gave no reason")),
+            (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
+            (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
+            (
+                500,
+                r#"{"error":{"message":"boom\nTraceback (most recent call last):\n  File x"}}"#,
+                ApiError::Failed("boom".into()),
+            ),
+            (
+                400,
+                r#"{"error":{"message":"This model's maximum context length is 2048 tokens. However, you requested 9000"}}"#,
+                ApiError::TooLong,
+            ),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(ApiError::from_engine(status, body.as_bytes()), error, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_error_line_is_one_line() {
+        let line = ApiError::Failed("a\nb".to_owned()).line();
+        assert_eq!(line, b"{\"error\":\"an error was encountered while running the model: a\\nb\"}\n");
+    }
+}

@@ -1,0 +1,36 @@
+//! The native Ollama API, so that no client notices the difference (the contract is ollama-api.md; § numbers in
+//! comments are its sections).
+//!
+//! In: a [`Call`](super::Call). On its way it becomes an engine request ([`request`]), posted over a lease; what the
+//! engine answers is turned back line by line ([`response`], [`stream`]). Out: a [`Reply`](super::Reply).
+//! Knows nothing of sockets and processes, and decides nothing about models: the scheduler does.
+
+pub mod engine;
+pub mod error;
+pub mod format;
+pub mod images;
+pub mod inference;
+pub mod json;
+pub mod keep_alive;
+pub mod listing;
+pub mod logprobs;
+pub mod messages;
+pub mod names;
+pub mod options;
+pub mod request;
+pub mod response;
+pub mod routes;
+pub mod show;
+pub mod sse;
+pub mod stream;
+pub mod think;
+pub mod tool_calls;
+pub mod types;
+
+/// The version that `/api/version` reports: a recent release of Ollama whose behaviour this follows. Clients compare it
+/// with the oldest they support, digit by digit (§13.1), so it must be a plain Ollama number; vllama's own version is
+/// in the `Server` header.
+pub const OLLAMA_VERSION: &str = "0.32.15";
+
+const JSON: &str = "application/json; charset=utf-8";
+const NDJSON: &str = "application/x-ndjson";

@@ -1,0 +1,90 @@
+//! The routes of the native API, and the handlers that need no engine (ollama-api §2).
+
+use std::future::{Future, ready};
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use serde::Serialize;
+
+use super::error::{self, ApiError};
+use super::names::Wanted;
+use super::types::ShowRequest;
+use super::{JSON, OLLAMA_VERSION, inference, json, listing, show};
+use crate::api::{self, Answering, App, Call, Reply, Route};
+
+/// Every native route; `HEAD` is answered wherever Ollama answers it (§13.7).
+pub static ROUTES: &[Route] = &[
+    Route { methods: GET, path: "/", handler: |_, _| now(root()), refuse },
+    Route { methods: GET, path: "/api/version", handler: |_, _| now(version()), refuse },
+    Route { methods: GET, path: "/api/tags", handler: |app, _| now(tags(&app)), refuse },
+    Route { methods: GET_ONLY, path: "/api/ps", handler: |app, _| now(running(&app)), refuse },
+    Route { methods: POST, path: "/api/show", handler: |app, call| now(settle(shown(&app, &call))), refuse },
+    Route { methods: POST, path: "/api/generate", handler: |app, call| later(inference::generate(app, call)), refuse },
+    Route { methods: POST, path: "/api/chat", handler: |app, call| later(inference::chat(app, call)), refuse },
+];
+
+const GET: &[Method] = &[Method::GET, Method::HEAD];
+const GET_ONLY: &[Method] = &[Method::GET];
+const POST: &[Method] = &[Method::POST];
+
+fn refuse(status: StatusCode, text: &str) -> Reply {
+    error::refuse(status, text)
+}
+
+fn now(reply: Reply) -> Answering {
+    Box::pin(ready(reply))
+}
+
+fn later(answer: impl Future<Output = Result<Reply, ApiError>> + Send + 'static) -> Answering {
+    Box::pin(async { settle(answer.await) })
+}
+
+fn settle(result: Result<Reply, ApiError>) -> Reply {
+    result.unwrap_or_else(|error| error.reply())
+}
+
+/// Health checks look for exactly this text.
+fn root() -> Reply {
+    api::whole(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running")
+}
+
+fn version() -> Reply {
+    #[derive(Serialize)]
+    struct Version {
+        version: &'static str,
+    }
+    // One string always becomes JSON.
+    let body = serde_json::to_vec(&Version { version: OLLAMA_VERSION }).unwrap_or_default();
+    api::whole(StatusCode::OK, JSON, body)
+}
+
+fn tags(app: &App) -> Reply {
+    let installed = app.store.list();
+    api::whole(StatusCode::OK, JSON, listing::tags(installed.iter().map(|model| &**model)))
+}
+
+fn running(app: &App) -> Reply {
+    let installed = app.store.list();
+    let find = |engine: &crate::scheduler::EngineSnapshot| {
+        installed.iter().find(|model| model.name == engine.model).map(|model| &**model)
+    };
+    let on_gpu = (app.gpus)().is_some_and(|gpus| gpus.as_array().is_none_or(|gpus| !gpus.is_empty()));
+    api::whole(StatusCode::OK, JSON, listing::running(&app.scheduler.snapshot(), find, on_gpu))
+}
+
+/// `POST /api/show`, which must answer while the engine is still loading (§13.24).
+fn shown(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError> {
+    let text = json::text(&call.body)?;
+    let request: ShowRequest = json::decode(&text)?;
+    let asked = if request.model.trim().is_empty() { request.name.trim() } else { request.model.trim() };
+    if asked.is_empty() {
+        return Err(ApiError::ModelRequired);
+    }
+    let wanted = Wanted::parse(asked)?;
+    let model = wanted.find(app, &wanted.name.display(), "remote model details are unavailable")?;
+    call.facts.set_model(model.name.display());
+    let snapshot = app.scheduler.snapshot();
+    let context_length = snapshot.engines.iter().find(|engine| engine.model == model.name);
+    let context_length = context_length.and_then(|engine| engine.context_length);
+    Ok(api::whole(StatusCode::OK, JSON, show::show(&model, asked, &request.system, context_length)))
+}

@@ -1,0 +1,265 @@
+//! `vllama serve [MODEL]`: opens the port, starts the engine, serves until it is told to stop.
+
+mod preflight;
+mod run_directory;
+
+use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+use super::problem::Problem;
+use super::progress::Progress;
+use crate::api::App;
+use crate::api::ollama::keep_alive;
+use crate::config::Config;
+use crate::engine::{Engine, State, Status};
+use crate::gpu;
+use crate::init::{Init, Signal, Spawner};
+use crate::model::plan::{Plan, Wishes};
+use crate::model::{Installed, Store};
+use crate::scheduler::{self, KeepAlive, Scheduler};
+use crate::server::{self, Phase};
+use crate::telemetry::logs::{self, Format};
+
+/// How long connections may take to close once nobody waits for them any more.
+const HURRY: Duration = Duration::from_millis(500);
+
+/// Serves, and gives the exit code: 0 after a stop that was asked for.
+pub(super) fn run(config: Config) -> i32 {
+    match start(config) {
+        Ok(code) => code,
+        Err(problem) => problem.tell(),
+    }
+}
+
+/// What is ready before the runtime starts.
+struct Ground {
+    config: Config,
+    listener: TcpListener,
+    store: Store,
+    model: Arc<Installed>,
+    keep_alive: KeepAlive,
+    progress: Arc<Progress>,
+    spawner: Spawner,
+    /// Held as long as vllama runs.
+    _run_lock: run_directory::Lock,
+}
+
+fn start(config: Config) -> Result<i32, Problem> {
+    let begun = Instant::now();
+    let init = Init::new()
+        .map_err(|error| Problem::new("cannot start", error, "check the limits of this user (`ulimit -a`)"))?;
+    let progress = Arc::new(Progress::new(config.voice, config.json_logs));
+    logs::init(log_format(&config), &config.log, progress.pen())
+        .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
+    let keep_alive = match &config.keep_alive {
+        None => KeepAlive::Forever,
+        Some(text) => keep_alive::parse_setting(text).map_err(|error| {
+            Problem::new(
+                format!("cannot keep models alive for '{text}'"),
+                error,
+                "give OLLAMA_KEEP_ALIVE as 5m, 300 or -1",
+            )
+        })?,
+    };
+    let store = Store::open(&config.models).map_err(|error| {
+        let what = format!("cannot read the model store {}", config.models.display());
+        Problem::new(what, error, "choose a directory you may write with --models-dir")
+    })?;
+    let model = preflight::model(&store, &config)?;
+    preflight::engine(&config)?;
+    let run_lock = run_directory::lock(&config.run)?;
+    let listener = listen(&config)?;
+    let (signals, receiver) = mpsc::unbounded_channel();
+    let (spawner, stopper) = (init.spawner(), init.stopper());
+    let ground = Ground { config, listener, store, model, keep_alive, progress, spawner, _run_lock: run_lock };
+    std::thread::Builder::new()
+        .name("vllama".into())
+        .spawn(move || {
+            // A panic here must end the program and not leave a PID 1 that serves nobody.
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(ground, receiver, begun)));
+            stopper.stop(code.unwrap_or(1));
+        })
+        .map_err(|error| Problem::new("cannot start a thread", error, "check the limits of this user (`ulimit -u`)"))?;
+    // The receiver ends with the runtime; a signal that comes then has nothing left to do.
+    Ok(init.run(|signal| _ = signals.send(signal)))
+}
+
+fn listen(config: &Config) -> Result<TcpListener, Problem> {
+    let bound = TcpListener::bind(config.listen).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
+        let fix = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "stop what uses the port (another vllama, or ollama?), or choose another with OLLAMA_HOST=127.0.0.1:PORT"
+            }
+            std::io::ErrorKind::PermissionDenied => "choose a port above 1023 with OLLAMA_HOST=127.0.0.1:PORT",
+            _ => "choose an address of this machine with OLLAMA_HOST",
+        };
+        Problem::new(format!("cannot listen on {}", config.listen), error, fix)
+    })
+}
+
+/// Runs the asynchronous part on threads of its own and gives the exit code.
+fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(ground, signals, begun));
+            runtime.shutdown_timeout(HURRY);
+            code
+        }
+        Err(error) => Problem::new("cannot start", error, "check the limits of this user (`ulimit -a`)").tell(),
+    }
+}
+
+async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
+    let Ground { config, listener, store, model, keep_alive, progress, spawner, _run_lock } = ground;
+    let address = listener.local_addr().unwrap_or(config.listen);
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            return Problem::new("cannot listen", error, "check the limits of this user (`ulimit -n`)").tell();
+        }
+    };
+    let name = model.manifest.name.clone();
+    let scheduler = scheduler(&config, &model, keep_alive, &spawner);
+    let gpus = watch_gpus(&config, spawner.clone());
+    let app = Arc::new(App {
+        scheduler: scheduler.clone(),
+        store,
+        default_model: model.name.clone(),
+        gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
+        started: begun,
+    });
+    let (phase, phase_seen) = watch::channel(Phase::Serving);
+    let settings = server::Settings {
+        body_limit: config.body_limit,
+        max_connections: config.max_connections,
+        origins: config.origins.clone(),
+        ..server::Settings::default()
+    };
+    let server = tokio::spawn(server::serve(listener, app, settings, phase_seen));
+    progress.event(&json!({"event": "listening", "address": address.to_string()}));
+    progress.say(&format!("vllama {} serves {name} on http://{address}", env!("CARGO_PKG_VERSION")));
+    scheduler.load();
+    tokio::spawn(tell_engine(scheduler.changes(), progress.clone(), format!("http://{address}")));
+
+    while let Some(signal) = signals.recv().await {
+        match signal {
+            Signal::Terminate | Signal::Interrupt => break,
+            // Like Terminate, but without patience for what runs.
+            Signal::Quit => {
+                _ = phase.send(Phase::Closed);
+                break;
+            }
+            Signal::HangUp | Signal::User1 => {
+                tracing::info!(state = ?scheduler.snapshot(), "state, as asked for by a signal");
+            }
+            Signal::User2 => logs::toggle_debug(),
+        }
+    }
+    progress.event(&json!({"event": "stopping"}));
+    let drain = config.drain.as_secs();
+    progress.say(&format!("stopping: running requests have {drain} s to finish (a second signal ends them at once)"));
+    stop(&scheduler, &phase, server, config.drain, &mut signals).await;
+    progress.event(&json!({"event": "stopped"}));
+    progress.done("stopped");
+    0
+}
+
+fn log_format(config: &Config) -> Format {
+    if config.json_logs {
+        Format::Json
+    } else {
+        Format::Human { colour: config.colour && std::io::stderr().is_terminal() }
+    }
+}
+
+fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
+    let environment = config.environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let watch = gpu::Watch::start(spawner, preflight::gpu_helper(config), environment, gpu::Pace::default());
+    watch.inspect_err(|error| tracing::warn!(%error, "the GPUs are not watched")).ok()
+}
+
+fn scheduler(config: &Config, model: &Arc<Installed>, keep_alive: KeepAlive, spawner: &Spawner) -> Scheduler {
+    let wishes = Wishes { extra_arguments: config.engine_arguments.clone(), cpu_cache_gib: config.cpu_cache_gib };
+    let plan = Plan::new(model, &preflight::hardware(), &wishes);
+    let settings = crate::engine::Settings {
+        directory: config.run.join(run_directory::engine(&model.name)),
+        log: config.state.join("vllm.log"),
+        start_limit: config.start_limit,
+        stop_limit: config.stop_limit,
+    };
+    let engine = Engine::new(plan, preflight::installation(config), spawner.clone(), settings);
+    Scheduler::new(model.clone(), engine, scheduler::Settings { keep_alive, max_queue: config.max_queue })
+}
+
+/// Gate shut, requests drained, engine stopped; a second signal takes the patience away.
+async fn stop(
+    scheduler: &Scheduler,
+    phase: &watch::Sender<Phase>,
+    mut server: tokio::task::JoinHandle<()>,
+    drain: Duration,
+    signals: &mut mpsc::UnboundedReceiver<Signal>,
+) {
+    scheduler.close();
+    let already_closed = *phase.borrow() == Phase::Closed;
+    if !already_closed {
+        phase.send_replace(Phase::Draining);
+    }
+    let at_once = tokio::select! {
+        _ = &mut server, if !already_closed => false,
+        () = tokio::time::sleep(drain), if !already_closed => {
+            tracing::warn!("requests still run after the drain time; ending them");
+            false
+        }
+        _ = signals.recv(), if !already_closed => true,
+        else => true,
+    };
+    phase.send_replace(Phase::Closed);
+    if !server.is_finished() {
+        // What does not close now is cut when the runtime ends.
+        let _ = tokio::time::timeout(HURRY, &mut server).await;
+    }
+    tokio::select! {
+        () = scheduler.stop(at_once) => {}
+        _ = signals.recv() => scheduler.stop(true).await,
+    }
+}
+
+/// Tells people what the engine does, from its start to its end.
+async fn tell_engine(mut changes: watch::Receiver<Status>, progress: Arc<Progress>, address: String) {
+    let mut before = State::Stopped;
+    let mut tick = tokio::time::interval(Duration::from_millis(250));
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = tick.tick() => {}
+        }
+        let status = changes.borrow_and_update().clone();
+        if let (State::Starting, Some(startup)) = (status.state, &status.startup) {
+            progress.part(startup.phase().label(), startup.percent(Instant::now()).into(), 100);
+        }
+        if status.state == before {
+            continue;
+        }
+        before = status.state;
+        match (status.state, &status.failure) {
+            (State::Ready, _) => {
+                let seconds = status.start_took.unwrap_or_default().as_secs_f32();
+                progress.event(&json!({"event": "ready", "seconds": seconds, "generation": status.generation}));
+                progress.done(&format!("ready after {seconds:.0} s: {address}"));
+            }
+            (State::Restarting | State::Failed, Some(failure)) => progress.failed(&failure.message),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What must be true before a server makes sense; each finding says what to do.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cli::problem::Problem;
+use crate::config::Config;
+use crate::engine::Installation;
+use crate::gpu::Host;
+use crate::model::plan::Hardware;
+use crate::model::{Installed, ModelName, Store};
+
+/// The model that `make run` and the images install.
+const DEFAULT_MODEL: &str = "smollm2:135m";
+/// Below this, an engine on the CPU cannot make its shared-memory rings (vllm-engine §1.5), in bytes.
+const SHARED_MEMORY: u64 = 450 << 20;
+/// What vLLM's processes need beside weights and cache: each imports torch, in bytes.
+const PROCESS_MEMORY: u64 = 3 << 30;
+
+/// The model to serve: the one that was named, the only one that is installed, or the default one.
+pub(super) fn model(store: &Store, config: &Config) -> Result<Arc<Installed>, Problem> {
+    let installed = store.list();
+    let wanted = match &config.model {
+        Some(name) => name.clone(),
+        None if installed.len() == 1 => installed[0].name.clone(),
+        None => ModelName::parse(DEFAULT_MODEL).map_err(|error| Problem::new("no default model", error, "name one"))?,
+    };
+    store.find(&wanted).ok_or_else(|| {
+        let names: Vec<_> = installed.iter().map(|model| model.manifest.name.as_str()).collect();
+        let others =
+            if names.is_empty() { "nothing is".to_owned() } else { format!("installed: {}", names.join(", ")) };
+        Problem::new(
+            format!("cannot serve '{wanted}'"),
+            format!("it is not installed in {} ({others})", config.models.display()),
+            format!("install it with `vllama import FILE.gguf {wanted}`, or name an installed model"),
+        )
+    })
+}
+
+/// Whether an engine could start at all: program, memory, shared memory.
+pub(super) fn engine(config: &Config) -> Result<(), Problem> {
+    let program = &config.engine;
+    if !program.is_file() {
+        return Err(Problem::new(
+            "cannot find vLLM",
+            format!("there is no program {}", program.display()),
+            "install vLLM, or tell where its `vllm` program is with --engine or VLLAMA_ENGINE",
+        ));
+    }
+    let hardware = hardware();
+    if hardware.nvidia {
+        return Ok(());
+    }
+    if hardware.memory_available < PROCESS_MEMORY {
+        return Err(Problem::new(
+            "not enough memory for an engine on the CPU",
+            format!("{} of {} are free", gibibytes(hardware.memory_available), gibibytes(PROCESS_MEMORY)),
+            "free memory, or raise the container's limit (`--memory`)",
+        ));
+    }
+    let free = nix::sys::statvfs::statvfs("/dev/shm").map(|status| status.blocks_available() * status.fragment_size());
+    match free {
+        Ok(free) if free >= SHARED_MEMORY => Ok(()),
+        Ok(free) => Err(Problem::new(
+            "/dev/shm is too small for an engine on the CPU",
+            format!("{} MiB of {} MiB are free", free >> 20, SHARED_MEMORY >> 20),
+            "give the container more with `--shm-size=2g` (Compose: `shm_size: 2g`)",
+        )),
+        Err(error) => Err(Problem::new("cannot look at /dev/shm", error, "mount a tmpfs of 2 GiB there")),
+    }
+}
+
+/// What this machine has, as a plan asks for it.
+pub(super) fn hardware() -> Hardware {
+    let Host { nvidia, bfloat16, memory_available } = Host::read();
+    Hardware { nvidia, bfloat16, memory_available }
+}
+
+/// The installation engines are started from.
+pub(super) fn installation(config: &Config) -> Installation {
+    // `<venv>/bin/vllm`: the libraries lie in `<venv>/lib`.
+    let libraries = config.engine.parent().and_then(Path::parent).map(|venv| venv.join("lib").join("libiomp5.so"));
+    let allocator = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"]
+        .map(|directory| Path::new(directory).join("libtcmalloc_minimal.so.4"));
+    Installation {
+        program: config.engine.clone(),
+        preloads: allocator.into_iter().chain(libraries).filter(|library| library.is_file()).collect(),
+        cache: config.state.join("cache"),
+        environment: config.environment.clone(),
+    }
+}
+
+/// The program that reads NVML: as told, or beside this one.
+pub(super) fn gpu_helper(config: &Config) -> PathBuf {
+    config
+        .gpu_helper
+        .clone()
+        .unwrap_or_else(|| std::env::current_exe().unwrap_or_default().with_file_name("vllama-gpu"))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn gibibytes(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}

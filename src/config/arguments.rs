@@ -1,0 +1,311 @@
+//! The command line → a [`Verb`].
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::{Config, ConfigError, SETTINGS, Setting, Voice, host};
+use crate::model::ModelName;
+
+/// What vllama was asked to do.
+#[derive(Debug)]
+pub enum Verb {
+    /// Serve a model.
+    Serve(Box<Config>),
+    /// Install a model from a GGUF file.
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// The name it gets.
+        name: ModelName,
+        /// Leave it alone when a model of that name is installed.
+        if_missing: bool,
+        /// Where to install it, and how to talk.
+        config: Box<Config>,
+    },
+    /// Run one command below an init.
+    Init(Vec<OsString>),
+    /// Tell the version.
+    Version,
+    /// Print this text and leave with this code: help, or a mistake on the command line.
+    Print {
+        /// The text.
+        text: String,
+        /// 0 for help, 2 for a mistake.
+        code: u8,
+    },
+}
+
+/// Reads the command line (with the program's name) and the environment.
+///
+/// # Errors
+/// [`ConfigError`] when a value cannot be used.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Verb, ConfigError> {
+    let text = |value: OsString| value.into_string().ok();
+    let environment: HashMap<String, String> =
+        environment.into_iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            return Ok(Verb::Print { text: error.render().to_string(), code });
+        }
+    };
+    match matches.subcommand() {
+        Some(("serve", matches)) => Ok(Verb::Serve(Box::new(config(matches, environment)?))),
+        Some(("import", matches)) => {
+            let file = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
+            let name = name(matches.get_one::<String>("name").map_or("", String::as_str))?;
+            let if_missing = matches.get_flag("if-missing");
+            Ok(Verb::Import { file, name, if_missing, config: Box::new(config(matches, environment)?) })
+        }
+        Some(("init", matches)) => {
+            Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
+        }
+        _ => Ok(Verb::Version),
+    }
+}
+
+fn command() -> Command {
+    let serve = with_settings(Command::new("serve").about("Start the server and the engine for one model"))
+        .visible_alias("start")
+        .arg(Arg::new("model").value_name("MODEL").help("installed model to serve [default: the default model]"));
+    let import = with_settings(Command::new("import").about("Install a model from a GGUF file"))
+        .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
+        .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
+        .arg(
+            Arg::new("if-missing")
+                .long("if-missing")
+                .action(ArgAction::SetTrue)
+                .help("leave an installed model of that name alone"),
+        );
+    let init = Command::new("init")
+        .about("Run one command under a PID 1 that reaps and passes signals on")
+        .after_help("The exit code is the command's own, or 128 + the signal that killed it.")
+        .arg(
+            Arg::new("command")
+                .value_name("COMMAND")
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .value_parser(clap::value_parser!(OsString)),
+        );
+    Command::new("vllama")
+        .about("Ollama's manners with vLLM's speed")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .max_term_width(110)
+        .after_help("Exit codes: 0 ok, 1 failed, 2 wrong input.")
+        .subcommands([serve, import, init, Command::new("version").about("Tell the version")])
+}
+
+fn with_settings(command: Command) -> Command {
+    let settings = SETTINGS.iter().map(|Setting { flag, variables, value, default, help }| {
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+        let help = format!("{help} [env: {}]{default}", variables.join(", "));
+        Arg::new(flag).long(flag).value_name(value).help(help).allow_hyphen_values(true)
+    });
+    command
+        .args(settings)
+        .arg(Arg::new("quiet").long("quiet").short('q').action(ArgAction::SetTrue).help("say nothing but errors"))
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("tell events as JSON, one a line"))
+}
+
+/// The values of all settings, as text.
+struct Values<'a> {
+    matches: &'a ArgMatches,
+    environment: &'a HashMap<String, String>,
+}
+
+impl Values<'_> {
+    /// The setting's value and where it was found; a variable that is empty counts as not set.
+    fn find(&self, flag: &str) -> Option<(String, String)> {
+        let setting = SETTINGS.iter().find(|setting| setting.flag == flag)?;
+        if let Some(value) = self.matches.get_one::<String>(flag) {
+            return Some((value.clone(), format!("--{flag}")));
+        }
+        setting.variables.iter().find_map(|variable| {
+            let value = self.environment.get(*variable)?.trim();
+            (!value.is_empty()).then(|| (value.to_owned(), (*variable).to_owned()))
+        })
+    }
+
+    fn text(&self, flag: &str) -> Option<String> {
+        self.find(flag).map(|(value, _)| value)
+    }
+
+    /// A path, made absolute: engines run in another directory.
+    fn path(&self, flag: &str) -> Option<PathBuf> {
+        self.text(flag).map(|path| std::path::absolute(&path).unwrap_or_else(|_| path.into()))
+    }
+
+    fn number(&self, flag: &str) -> Result<Option<u64>, ConfigError> {
+        let Some((value, place)) = self.find(flag) else { return Ok(None) };
+        value
+            .parse()
+            .map(Some)
+            .map_err(|_| ConfigError(format!("{place}: '{value}' is no whole number; give one such as 64")))
+    }
+
+    /// A time: `90`, `90s`, `10m`, `1h30m`.
+    fn time(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
+        let Some((value, place)) = self.find(flag) else { return Ok(default) };
+        let seconds = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let parsed = seconds.or_else(|| humantime::parse_duration(&value).ok());
+        parsed.ok_or_else(|| {
+            ConfigError(format!("{place}: '{value}' is no time; give seconds, or one such as 90s or 10m"))
+        })
+    }
+}
+
+fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+    let values = Values { matches, environment: &environment };
+    let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
+    let root = nix::unistd::geteuid().is_root();
+    let home = PathBuf::from(variable("HOME").map_or("/", String::as_str));
+    let state = values
+        .path("state-dir")
+        .unwrap_or_else(|| if root { PathBuf::from("/var/lib/vllama") } else { home.join(".vllama") });
+    let run = values.path("run-dir").unwrap_or_else(|| match variable("XDG_RUNTIME_DIR") {
+        _ if root => PathBuf::from("/run/vllama"),
+        Some(runtime) => Path::new(runtime).join("vllama"),
+        None => state.join("run"),
+    });
+    let json_logs = match values.text("log-format").as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => return Err(ConfigError(format!("--log-format: '{other}' is neither text nor json"))),
+    };
+    let debug = variable("OLLAMA_DEBUG").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
+    let quiet = matches.get_flag("quiet");
+    Ok(Config {
+        model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
+        listen: host::parse(&values.text("host").unwrap_or_default())?,
+        models: values.path("models-dir").unwrap_or_else(|| state.join("models")),
+        engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
+        engine_arguments: values
+            .text("engine-args")
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+        cpu_cache_gib: values.number("cpu-cache")?,
+        gpu_helper: values.path("gpu-helper"),
+        start_limit: values.time("start-timeout", Duration::from_secs(600))?,
+        drain: values.time("drain", Duration::from_secs(30))?,
+        stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,
+        keep_alive: values.text("keep-alive"),
+        max_queue: size(values.number("max-queue")?.unwrap_or(512)),
+        body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
+        max_connections: size(values.number("max-connections")?.unwrap_or(4096)),
+        origins: values
+            .text("origins")
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|origin| !origin.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        json_logs,
+        colour: variable("NO_COLOR").is_none(),
+        log: values.text("log").unwrap_or_else(|| if debug { "debug" } else { "info" }.to_owned()),
+        voice: match (matches.get_flag("json"), quiet) {
+            (true, _) => Voice::Json,
+            (false, true) => Voice::Quiet,
+            (false, false) => Voice::Human,
+        },
+        state,
+        run,
+        environment: environment.into_iter().collect(),
+    })
+}
+
+fn name(text: &str) -> Result<ModelName, ConfigError> {
+    ModelName::parse(text)
+        .map_err(|_| ConfigError(format!("'{text}' is no model name; a name looks like smollm2:135m")))
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The program's full path, or its bare name when PATH does not have it.
+fn found_in_path(path: Option<&String>, program: &str) -> PathBuf {
+    let directories = path.map_or("", String::as_str).split(':').filter(|directory| !directory.is_empty());
+    directories
+        .map(|directory| Path::new(directory).join(program))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| program.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Verb, ConfigError> {
+        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        parse(std::iter::once("vllama").chain(arguments.iter().copied()).map(OsString::from), environment)
+    }
+
+    fn served(arguments: &[&str], environment: &[(&str, &str)]) -> Config {
+        let arguments: Vec<_> = std::iter::once("serve").chain(arguments.iter().copied()).collect();
+        match parsed(&arguments, environment) {
+            Ok(Verb::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_variables_over_defaults() {
+        let variables =
+            [("OLLAMA_HOST", "0.0.0.0"), ("VLLAMA_MODELS", "/a"), ("OLLAMA_MODELS", "/b"), ("VLLAMA_DRAIN", "5")];
+        let config = served(&["--host", "127.0.0.1:1", "SmolLM2:135m"], &variables);
+        assert_eq!(config.listen.to_string(), "127.0.0.1:1");
+        assert_eq!(config.models, Path::new("/a"));
+        assert_eq!((config.drain, config.stop_limit), (Duration::from_secs(5), Duration::from_secs(15)));
+        assert_eq!(config.model.map(|name| name.display()).as_deref(), Some("SmolLM2:135m"));
+        assert_eq!(served(&[], &[("OLLAMA_MODELS", "/b")]).models, Path::new("/b"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_used_say_where_they_stand_and_what_to_give() {
+        for (variable, value, expected) in [
+            ("VLLAMA_DRAIN", "soon", "VLLAMA_DRAIN: 'soon' is no time"),
+            ("OLLAMA_MAX_QUEUE", "-1", "OLLAMA_MAX_QUEUE: '-1' is no whole number"),
+            ("VLLAMA_LOG_FORMAT", "xml", "'xml' is neither text nor json"),
+            ("OLLAMA_HOST", "nowhere", "'nowhere' is no IP address"),
+        ] {
+            let error = parsed(&["serve"], &[(variable, value)]).expect_err(variable).0;
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_setting_with_its_variables() {
+        let Ok(Verb::Print { text, code: 0 }) = parsed(&["serve", "--help"], &[]) else { panic!("no help") };
+        for setting in SETTINGS {
+            assert!(text.contains(setting.flag), "{}", setting.flag);
+            assert!(setting.variables.iter().all(|variable| text.contains(variable)), "{}", setting.flag);
+        }
+    }
+
+    #[test]
+    fn a_mistake_on_the_command_line_is_exit_code_2() {
+        assert!(matches!(parsed(&["serve", "--prot", "1"], &[]), Ok(Verb::Print { code: 2, .. })));
+        assert!(matches!(parsed(&[], &[]), Ok(Verb::Print { code: 2, .. })));
+        assert!(parsed(&["serve", "a b"], &[]).is_err());
+    }
+
+    #[test]
+    fn what_follows_init_is_the_command_untouched() {
+        let Ok(Verb::Init(command)) = parsed(&["init", "--", "sh", "-c", "exit 3"], &[]) else { panic!("no init") };
+        assert_eq!(command, ["sh", "-c", "exit 3"]);
+    }
+}

@@ -1,0 +1,68 @@
+//! The one table of all settings: from it come the flags, the environment variables and the text of `--help`.
+
+/// One setting. Its flag wins over its variables, the first variable over the next, any of them over the default.
+#[derive(Debug)]
+pub struct Setting {
+    /// The flag without its dashes.
+    pub flag: &'static str,
+    /// Environment variables, the first that is set wins.
+    pub variables: &'static [&'static str],
+    /// What the value is, for `--help`.
+    pub value: &'static str,
+    /// The default in words or as it would be written; empty = none.
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+macro_rules! setting {
+    ($flag:literal, [$($variable:literal),*], $value:literal, $default:literal, $help:literal) => {
+        Setting { flag: $flag, variables: &[$($variable),*], value: $value, default: $default, help: $help }
+    };
+}
+
+/// All settings of `vllama serve`.
+pub const SETTINGS: &[Setting] = &[
+    setting!("host", ["OLLAMA_HOST"], "ADDRESS", "127.0.0.1:11434", "address to listen on; port 0 takes a free one"),
+    setting!(
+        "models-dir",
+        ["VLLAMA_MODELS", "OLLAMA_MODELS"],
+        "DIR",
+        "<state-dir>/models",
+        "where models are installed"
+    ),
+    setting!("state-dir", ["VLLAMA_STATE"], "DIR", "/var/lib/vllama as root, else ~/.vllama", "logs and caches"),
+    setting!(
+        "run-dir",
+        ["VLLAMA_RUN"],
+        "DIR",
+        "/run/vllama as root, else $XDG_RUNTIME_DIR/vllama",
+        "sockets of engines; a short path"
+    ),
+    setting!("engine", ["VLLAMA_ENGINE"], "PROGRAM", "vllm, as found in PATH", "the vllm program"),
+    setting!("engine-args", ["VLLAMA_ENGINE_ARGS"], "ARGS", "", "more arguments for `vllm serve`, last and verbatim"),
+    setting!("cpu-cache", ["VLLAMA_CPU_CACHE"], "GIB", "by the memory that is free", "key/value cache on the CPU"),
+    setting!("gpu-helper", ["VLLAMA_GPU_HELPER"], "PROGRAM", "vllama-gpu beside vllama", "reads NVML"),
+    setting!(
+        "start-timeout",
+        ["VLLAMA_START_TIMEOUT"],
+        "TIME",
+        "10m",
+        "a start that says nothing this long is given up"
+    ),
+    setting!("drain", ["VLLAMA_DRAIN"], "TIME", "30s", "running requests may finish this long at a stop"),
+    setting!("stop-timeout", ["VLLAMA_STOP_TIMEOUT"], "TIME", "15s", "from SIGTERM to SIGKILL for an engine"),
+    setting!("keep-alive", ["OLLAMA_KEEP_ALIVE"], "TIME", "-1 (for ever)", "how long an idle model stays loaded"),
+    setting!("max-queue", ["OLLAMA_MAX_QUEUE"], "NUMBER", "512", "most requests that wait for a model to load"),
+    setting!("max-body", ["VLLAMA_MAX_BODY"], "MIB", "64", "largest request body"),
+    setting!("max-connections", ["VLLAMA_MAX_CONNECTIONS"], "NUMBER", "4096", "most connections at a time"),
+    setting!("origins", ["OLLAMA_ORIGINS"], "LIST", "", "browser origins allowed beside the local ones, with commas"),
+    setting!(
+        "log",
+        ["VLLAMA_LOG"],
+        "FILTER",
+        "info",
+        "log level, or per target: info,vllm=debug; OLLAMA_DEBUG=1 is debug"
+    ),
+    setting!("log-format", ["VLLAMA_LOG_FORMAT"], "FORMAT", "text", "text or json"),
+];

@@ -1,0 +1,108 @@
+//! One program we started and everything below it: signals, members, memory.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use super::processes::{self, Process};
+use super::reap::Reaper;
+use super::sys;
+
+/// Most rounds of one [`Session::kill_all`]: even a fork bomb must not keep us for ever.
+const ROUNDS: usize = 100;
+
+/// The processes of one spawn: those in its session, and those that left it but carry its marker.
+#[derive(Clone)]
+pub struct Session {
+    reaper: Arc<Reaper>,
+    pid: i32,
+    number: u64,
+    /// `VLLAMA_GENERATION=…`, complete.
+    marker: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Session({}, {:?})", self.pid, self.marker)
+    }
+}
+
+impl Session {
+    pub(super) fn new(reaper: Arc<Reaper>, pid: i32, number: u64, marker: Option<Arc<str>>) -> Self {
+        Self { reaper, pid, number, marker }
+    }
+
+    /// The leader's pid. Another process may have it once the leader has been reaped.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a signal to the leader alone. False when it has been reaped (a recycled pid is never signalled) or the
+    /// signal is none.
+    pub fn signal_leader(&self, signal: i32) -> bool {
+        self.reaper.while_there(self.pid, self.number, || sys::kill(self.pid, signal))
+    }
+
+    /// Sends SIGKILL to every process of the session and to every process that carries its marker, again until no new
+    /// one turns up. They are dead soon after; [`Session::members`] says when.
+    ///
+    /// Reads `/proc`, which may wait for a process that hangs in a driver: not for the main thread.
+    pub fn kill_all(&self) {
+        // In one stroke, before anybody can fork.
+        self.reaper.while_there(self.pid, self.number, || sys::kill_group(self.pid, libc::SIGKILL));
+        self.kill_except(|_| false);
+    }
+
+    /// As [`Session::kill_all`], but spares the processes whose command line, its words joined by spaces, `is_spared`.
+    pub fn kill_except(&self, is_spared: impl Fn(&str) -> bool) {
+        let mut killed = HashSet::new();
+        let mut quiet = 0;
+        for _ in 0..ROUNDS {
+            let found = self.find().into_iter().filter(|process| !is_spared(&process.command_line()));
+            let new: Vec<_> = found.filter(|process| killed.insert(process.identity())).collect();
+            for process in &new {
+                process.kill();
+            }
+            // Twice: a process that forks and ends while the list is read can be missed together with its child.
+            quiet = if new.is_empty() { quiet + 1 } else { 0 };
+            if quiet == 2 {
+                return;
+            }
+        }
+    }
+
+    /// The pids of the living processes of the session and of those that carry its marker; zombies are not counted.
+    ///
+    /// A process whose marker cannot be read, because it belongs to another user or has overwritten its environment
+    /// (`setproctitle` does unless `SPT_NOENV` is set), is found by its session alone.
+    #[must_use]
+    pub fn members(&self) -> Vec<i32> {
+        self.find().iter().map(|process| process.pid).collect()
+    }
+
+    /// The memory resident for all members, in bytes. Pages that several share count for each of them: an upper limit.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.find().iter().filter_map(|process| processes::resident_bytes(process.pid)).sum()
+    }
+
+    fn find(&self) -> Vec<Process> {
+        // Asked before the list is read: while the leader is there its number cannot be that of another session.
+        let leader_is_there = self.reaper.is_there(self.pid, self.number);
+        let others: HashSet<i32> = self.reaper.leaders().into_iter().filter(|leader| *leader != self.pid).collect();
+        let all = processes::below(std::process::id().cast_signed());
+        // Our leader is gone and yet a process has its number: a stranger, and so is the session of that number.
+        let is_ours = leader_is_there || !all.iter().any(|process| process.pid == self.pid);
+        all.into_iter()
+            .filter(|process| process.pid > 1 && process.is_alive())
+            .filter(|process| {
+                if process.session == self.pid && is_ours {
+                    return true;
+                }
+                // Who sits in another engine's session need not be asked; asking one that hangs would hang us.
+                !others.contains(&process.session) && self.marker.as_ref().is_some_and(|marker| process.carries(marker))
+            })
+            .collect()
+    }
+}
