@@ -29,7 +29,9 @@ pub struct Scheduler {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LeaseError {
     /// The model is installed but not the one this server was started for.
-    #[error("model '{wanted}' is installed, but this server serves '{served}' only; start another with `vllama serve {wanted}`")]
+    #[error(
+        "model '{wanted}' is installed, but this server serves '{served}' only; start another with `vllama serve {wanted}`"
+    )]
     NotServed {
         /// The model asked for.
         wanted: String,
@@ -144,7 +146,9 @@ impl Lease {
 
 /// The engine hung up or died in the middle of a request.
 #[derive(Debug, thiserror::Error)]
-#[error("model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, check ollama server logs for details")]
+#[error(
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, check ollama server logs for details"
+)]
 pub struct EngineGone;
 
 /// Body of an engine's answer; ends with [`EngineGone`] when the engine dies before the end.

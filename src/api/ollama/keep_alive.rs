@@ -40,7 +40,7 @@ pub fn parse(raw: &RawValue) -> Result<KeepAlive, ApiError> {
 
 /// Negative is forever, and so is what no clock counts.
 fn of_seconds(seconds: f64) -> KeepAlive {
-    if seconds < 0.0 || seconds >= LONGEST {
+    if !(0.0..LONGEST).contains(&seconds) {
         return KeepAlive::Forever;
     }
     Duration::try_from_secs_f64(seconds).map_or(KeepAlive::Forever, KeepAlive::For)
