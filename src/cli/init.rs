@@ -9,9 +9,7 @@ use std::io::{self, ErrorKind, Write};
 #[must_use]
 pub fn run(command: Vec<OsString>) -> i32 {
     let Some(program) = command.first() else {
-        tell(format_args!(
-            "no command is given; write it after the dashes: vllama init -- COMMAND [ARGUMENT]..."
-        ));
+        tell(format_args!("no command is given; write it after the dashes: vllama init -- COMMAND [ARGUMENT]..."));
         return 2;
     };
     match crate::init::run_command(&command) {

@@ -89,18 +89,8 @@ impl Session {
 
     fn find(&self) -> Vec<Process> {
         // Asked before the list is read: while the leader is there its number cannot be that of another session.
-<<<<<<< HEAD
-        let leader_is_there = self.reaper.is_there(self.pid, self.number);
-        let others: HashSet<i32> = self.reaper.leaders().into_iter().filter(|leader| *leader != self.pid).collect();
-=======
         let standing = self.reaper.standing(self.pid, self.number);
-        let others: HashSet<i32> = self
-            .reaper
-            .leaders()
-            .into_iter()
-            .filter(|leader| *leader != self.pid)
-            .collect();
->>>>>>> init
+        let others: HashSet<i32> = self.reaper.leaders().into_iter().filter(|leader| *leader != self.pid).collect();
         let all = processes::below(std::process::id().cast_signed());
         let session_is_ours = match standing {
             Standing::Leads => true,

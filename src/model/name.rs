@@ -43,12 +43,7 @@ impl ModelName {
         if !valid {
             return Err(InvalidName);
         }
-        Ok(Self {
-            host: host.into(),
-            namespace: namespace.into(),
-            model: model.into(),
-            tag: tag.into(),
-        })
+        Ok(Self { host: host.into(), namespace: namespace.into(), model: model.into(), tag: tag.into() })
     }
 
     /// The short form shown in lists: default host and namespace left out, the tag always there, e.g. `llama3.2:latest`.
@@ -88,10 +83,7 @@ impl ModelName {
 
 impl PartialEq for ModelName {
     fn eq(&self, other: &Self) -> bool {
-        self.parts()
-            .iter()
-            .zip(other.parts())
-            .all(|(mine, theirs)| mine.eq_ignore_ascii_case(theirs))
+        self.parts().iter().zip(other.parts()).all(|(mine, theirs)| mine.eq_ignore_ascii_case(theirs))
     }
 }
 
@@ -163,21 +155,7 @@ mod tests {
     #[test]
     fn names_that_ollama_refuses_are_refused() {
         let long = "x".repeat(81);
-        for given in [
-            "",
-            ":",
-            "a:",
-            "/a",
-            "a//b",
-            "a b",
-            "-a",
-            ".a",
-            "a/../b",
-            "ü",
-            "a:b/",
-            "a\0",
-            long.as_str(),
-        ] {
+        for given in ["", ":", "a:", "/a", "a//b", "a b", "-a", ".a", "a/../b", "ü", "a:b/", "a\0", long.as_str()] {
             assert_eq!(ModelName::parse(given), Err(InvalidName), "{given:?}");
         }
     }

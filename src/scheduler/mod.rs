@@ -142,54 +142,8 @@ impl Scheduler {
         Arc::new(Snapshot { engines: vec![engine] })
     }
 
-<<<<<<< HEAD
     fn command(&self, command: Command) {
         // The task lives as long as a handle does, or the whole runtime is going down.
         let _ = self.commands.send(command);
-=======
-    /// The name the engine knows the model by; goes into `model` of every engine request.
-    #[must_use]
-    pub fn served_name(&self) -> &str {
-        unimplemented!("filled in beside this commit")
-    }
-
-    /// Sends a JSON request to the engine and waits for the head of the answer. Dropping the future, or the body of the
-    /// response, closes the connection, which makes vLLM abort the request (vllm-engine §3.5). `stream` false lets the
-    /// connection be reused.
-    ///
-    /// # Errors
-    /// [`EngineGone`] when the engine died or hung up before the head arrived.
-    pub async fn post(
-        &self,
-        _path: &'static str,
-        _body: Bytes,
-        _request_id: &str,
-    ) -> Result<http::Response<EngineBody>, EngineGone> {
-        unimplemented!("filled in beside this commit")
-    }
-}
-
-/// The engine hung up or died in the middle of a request.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, check ollama server logs for details"
-)]
-pub struct EngineGone;
-
-/// Body of an engine's answer; ends with [`EngineGone`] when the engine dies before the end.
-pub struct EngineBody {
-    _private: (),
-}
-
-impl http_body::Body for EngineBody {
-    type Data = Bytes;
-    type Error = EngineGone;
-
-    fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, EngineGone>>> {
-        unimplemented!("filled in beside this commit")
->>>>>>> api
     }
 }

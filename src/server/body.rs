@@ -69,16 +69,12 @@ where
     match timeout(silence, body.frame()).await {
         Ok(None) => Ok(None),
         Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
-        Ok(Some(Err(error))) => Err(Refused {
-            status: StatusCode::BAD_REQUEST,
-            text: format!("request body could not be read: {error}"),
-        }),
+        Ok(Some(Err(error))) => {
+            Err(Refused { status: StatusCode::BAD_REQUEST, text: format!("request body could not be read: {error}") })
+        }
         Err(_) => Err(Refused {
             status: StatusCode::REQUEST_TIMEOUT,
-            text: format!(
-                "request body was not received in time: nothing came for {} seconds",
-                silence.as_secs()
-            ),
+            text: format!("request body was not received in time: nothing came for {} seconds", silence.as_secs()),
         }),
     }
 }

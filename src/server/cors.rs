@@ -8,13 +8,7 @@ use http::{HeaderMap, HeaderValue};
 
 /// Pages that are always allowed: those of this machine, on any port, and those inside of programs.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "0.0.0.0"];
-const PROGRAMS: [&str; 5] = [
-    "app://*",
-    "file://*",
-    "tauri://*",
-    "vscode-webview://*",
-    "vscode-file://*",
-];
+const PROGRAMS: [&str; 5] = ["app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*"];
 
 const METHODS: &str = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS";
 const HEADERS: &str = "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,OpenAI-Beta,x-stainless-arch,\
@@ -49,9 +43,7 @@ impl Origins {
                 .flat_map(move |scheme| [format!("{scheme}://{host}"), format!("{scheme}://{host}:*")])
         });
         let programs = PROGRAMS.iter().map(ToString::to_string);
-        Self {
-            patterns: listed.iter().cloned().chain(local).chain(programs).collect(),
-        }
+        Self { patterns: listed.iter().cloned().chain(local).chain(programs).collect() }
     }
 
     /// Judges a request by its `Origin` and `Host`.
@@ -62,13 +54,8 @@ impl Origins {
         let Ok(origin) = value.to_str() else {
             return Verdict::Forbidden;
         };
-        let host = headers
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .unwrap_or_default();
-        let own = ["http://", "https://"]
-            .iter()
-            .any(|scheme| origin.strip_prefix(scheme) == Some(host));
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let own = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host));
         if origin.is_empty() || own {
             Verdict::NotCrossOrigin
         } else if self.patterns.iter().any(|pattern| pattern == "*") {
@@ -141,21 +128,15 @@ mod tests {
             (&["https://*.example.org"], "https://.example.org.evil", false),
             (&[], "null", false),
         ] {
-            let expected = if allowed {
-                Verdict::Allowed(origin.parse().expect("a header value"))
-            } else {
-                Verdict::Forbidden
-            };
+            let expected =
+                if allowed { Verdict::Allowed(origin.parse().expect("a header value")) } else { Verdict::Forbidden };
             assert_eq!(judge(listed, origin, host), expected, "{origin}");
         }
     }
 
     #[test]
     fn its_own_pages_and_programs_need_no_permission() {
-        assert_eq!(
-            judge(&[], "https://llm.example.org", "llm.example.org"),
-            Verdict::NotCrossOrigin
-        );
+        assert_eq!(judge(&[], "https://llm.example.org", "llm.example.org"), Verdict::NotCrossOrigin);
         assert_eq!(Origins::new(&[]).judge(&HeaderMap::new()), Verdict::NotCrossOrigin);
     }
 

@@ -37,12 +37,7 @@ pub struct Front {
 impl Front {
     /// `local` switches the host check on.
     pub fn new(router: Router, settings: Settings, local: bool) -> Self {
-        Self {
-            router,
-            origins: Origins::new(&settings.origins),
-            settings,
-            local,
-        }
+        Self { router, origins: Origins::new(&settings.origins), settings, local }
     }
 
     /// The settings.
@@ -67,12 +62,7 @@ impl Front {
             ended: false,
             patience,
         };
-        let call = Call {
-            body: bytes::Bytes::new(),
-            request_id: request_id.clone(),
-            facts,
-            arrived: record.arrived,
-        };
+        let call = Call { body: bytes::Bytes::new(), request_id: request_id.clone(), facts, arrived: record.arrived };
         let mut reply = self.admit(&head, body, call).instrument(span).await;
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
@@ -87,11 +77,7 @@ impl Front {
 
     /// Host and origin first: a page that may not ask must not cause anything either.
     async fn admit(&self, head: &request::Parts, body: Incoming, call: Call) -> Reply {
-        let named = head
-            .headers
-            .get(HOST)
-            .map(|host| host.to_str().unwrap_or("?"))
-            .unwrap_or_default();
+        let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
         if self.local && !host::is_ours(named, self.settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }
@@ -116,11 +102,7 @@ impl Front {
             Found::Route(entry) => self.call(entry, head, body, call).await,
             Found::OtherMethods(methods) => {
                 let mut reply = api::whole(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "405 method not allowed");
-                let methods = methods
-                    .iter()
-                    .map(|method| method.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", ");
+                let methods = methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
                 if let Ok(methods) = HeaderValue::from_str(&methods) {
                     reply.headers_mut().insert(ALLOW, methods);
                 }
@@ -148,9 +130,7 @@ impl Front {
                 Ok(bytes) => call.body = bytes,
                 Err(refused) => {
                     let mut reply = (entry.refuse)(refused.status, &refused.text);
-                    reply
-                        .headers_mut()
-                        .insert(CONNECTION, HeaderValue::from_static("close"));
+                    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     return reply;
                 }
             }

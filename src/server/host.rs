@@ -25,11 +25,7 @@ fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         // An IPv6 address without a port has colons of its own.
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => {
-            if name.contains(':') && !name.starts_with('[') {
-                host
-            } else {
-                name
-            }
+            if name.contains(':') && !name.starts_with('[') { host } else { name }
         }
         _ => host,
     }

@@ -109,10 +109,7 @@ async fn serve_routes(listener: TcpListener, router: Router, settings: Settings,
         }
     }
     drop(listener);
-    tracing::debug!(
-        connections = connections.len(),
-        "the port is closed; finishing what runs"
-    );
+    tracing::debug!(connections = connections.len(), "the port is closed; finishing what runs");
     while connections.join_next().await.is_some() {}
 }
 

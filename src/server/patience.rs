@@ -46,14 +46,7 @@ pub struct Patient<S> {
 impl<S> Patient<S> {
     /// The time for the first head begins at once.
     pub fn new(stream: S, patience: Arc<Patience>, time: Duration) -> Self {
-        Self {
-            stream,
-            patience,
-            time,
-            deadline: Box::pin(sleep(time)),
-            hurried: true,
-            ended: 0,
-        }
+        Self { stream, patience, time, deadline: Box::pin(sleep(time)), hurried: true, ended: 0 }
     }
 }
 

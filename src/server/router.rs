@@ -51,9 +51,7 @@ impl Router {
         });
         let operators = [
             entry("/health", &app, |app| health(app, |_| true)),
-            entry("/health/live", &app, |_| {
-                json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())
-            }),
+            entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             entry("/health/ready", &app, |app| health(app, |ready| ready)),
         ];
         Self::of(native.chain(operators))
@@ -61,9 +59,7 @@ impl Router {
 
     /// Any routes.
     pub fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
-        Self {
-            entries: entries.into_iter().collect(),
-        }
+        Self { entries: entries.into_iter().collect() }
     }
 
     /// Finds what there is.
@@ -88,22 +84,13 @@ impl Router {
 fn entry(path: &'static str, app: &Arc<App>, answer: fn(&App) -> Reply) -> Entry {
     let app = app.clone();
     let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
-    Entry {
-        methods: GET,
-        path,
-        handler,
-        refuse: ollama::error::refuse,
-    }
+    Entry { methods: GET, path, handler, refuse: ollama::error::refuse }
 }
 
 /// The same body on both routes; `good` turns readiness into a status.
 fn health(app: &App, good: fn(bool) -> bool) -> Reply {
     let health = app.health();
-    let status = if good(health.ready()) {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if good(health.ready()) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // Strings, numbers and JSON always become JSON.
     json(status, serde_json::to_vec(&health).unwrap_or_default())
 }
