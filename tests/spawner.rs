@@ -64,6 +64,8 @@ fn run_checks(spawner: &Spawner, signals: &AtomicUsize) -> usize {
         ("kill_all finds them after the leader's death", &|| deserters_are_found_without_their_leader(spawner)),
         ("kill_all kills what forks all the time", &|| forking_is_no_escape(spawner)),
         ("kill_all kills nobody else", &|| others_are_spared(spawner)),
+        ("a recycled pid is nobody else's", &|| recycled_pids_are_told_apart(spawner)),
+        ("many files, no core dumps", &|| limits_are_set(spawner)),
         ("memory is counted over all members", &|| memory_is_counted(spawner)),
         ("the kernel would rather kill a child than us", &|| children_go_first(spawner)),
     ];
@@ -379,4 +381,43 @@ fn children_go_first(spawner: &Spawner) {
         let found: i32 = start(spawner, &spec).unwrap().text().trim().parse().unwrap();
         assert_eq!(found, (own + i32::from(above)).min(1000));
     }
+}
+
+/// Makes the kernel give a dead leader's pid to the next one, as happens after some ten thousand processes.
+fn recycled_pids_are_told_apart(spawner: &Spawner) {
+    for _ in 0..100 {
+        let dead = script(spawner, "exit 0");
+        assert_eq!(dead.exit(), Exit::Code(0));
+        let last = (dead.child.pid() - 1).to_string();
+        if let Err(error) = std::fs::write("/proc/sys/kernel/ns_last_pid", last) {
+            println!("skipped (1): pids cannot be chosen here: {error}");
+            return;
+        }
+        let mut heir = script(spawner, "trap '' TERM; sh -c 'echo ready; exec sleep 1000' & wait; exit 1");
+        heir.ready();
+        if heir.child.pid() == dead.child.pid() {
+            let (dead, session) = (dead.session(), heir.session());
+            assert!(!dead.signal_leader(libc::SIGKILL));
+            dead.kill_all();
+            assert_eq!(dead.members(), Vec::<i32>::new());
+            // Now without a leader: the number of the session alone does not tell whose it is.
+            assert!(session.signal_leader(libc::SIGKILL));
+            assert_eq!(heir.exit(), Exit::Signal(9));
+            dead.kill_all();
+            assert_eq!((dead.members().len(), session.members().len()), (0, 1));
+            session.kill_all();
+            return;
+        }
+        // Somebody else was quicker.
+        heir.session().kill_all();
+    }
+    println!("skipped (1): the pid that was wanted never came");
+}
+
+fn limits_are_set(spawner: &Spawner) {
+    let text = script(spawner, "ulimit -Sc; ulimit -Sn; ulimit -Hn").text();
+    let limits: Vec<&str> = text.lines().collect();
+    assert_eq!(limits[0], "0");
+    let number = |text: &str| text.parse().unwrap_or(u64::MAX);
+    assert!(number(limits[1]) >= number(limits[2]).min(1 << 20), "{limits:?}");
 }

@@ -144,6 +144,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         body_limit: config.body_limit,
         max_connections: config.max_connections,
         origins: config.origins.clone(),
+        hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
         ..server::Settings::default()
     };
     let server = tokio::spawn(server::serve(listener, app, settings, phase_seen));
@@ -152,24 +153,14 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     scheduler.load();
     tokio::spawn(tell_engine(scheduler.changes(), progress.clone(), format!("http://{address}")));
 
-    while let Some(signal) = signals.recv().await {
-        match signal {
-            Signal::Terminate | Signal::Interrupt => break,
-            // Like Terminate, but without patience for what runs.
-            Signal::Quit => {
-                _ = phase.send(Phase::Closed);
-                break;
-            }
-            Signal::HangUp | Signal::User1 => {
-                tracing::info!(state = ?scheduler.snapshot(), "state, as asked for by a signal");
-            }
-            Signal::User2 => logs::toggle_debug(),
-        }
-    }
+    let patient = wait_for_stop(&mut signals, &scheduler).await;
     progress.event(&json!({"event": "stopping"}));
-    let drain = config.drain.as_secs();
-    progress.say(&format!("stopping: running requests have {drain} s to finish (a second signal ends them at once)"));
-    stop(&scheduler, &phase, server, config.drain, &mut signals).await;
+    progress.say(&format!(
+        "stopping: running requests have {} s to finish (a second signal ends them at once)",
+        config.drain.as_secs()
+    ));
+    let drain = if patient { config.drain } else { Duration::ZERO };
+    stop(&scheduler, &phase, server, drain, &mut signals).await;
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
     0
@@ -202,7 +193,23 @@ fn scheduler(config: &Config, model: &Arc<Installed>, keep_alive: KeepAlive, spa
     Scheduler::new(model.clone(), engine, scheduler::Settings { keep_alive, max_queue: config.max_queue })
 }
 
-/// Gate shut, requests drained, engine stopped; a second signal takes the patience away.
+/// Obeys signals until one of them means to stop; true when what runs may finish.
+async fn wait_for_stop(signals: &mut mpsc::UnboundedReceiver<Signal>, scheduler: &Scheduler) -> bool {
+    while let Some(signal) = signals.recv().await {
+        match signal {
+            Signal::Terminate | Signal::Interrupt => return true,
+            Signal::Quit => return false,
+            Signal::HangUp | Signal::User1 => {
+                tracing::info!(state = ?scheduler.snapshot(), "state, as asked for by a signal");
+            }
+            Signal::User2 => logs::toggle_debug(),
+        }
+    }
+    // The main thread is gone, and with it the program.
+    false
+}
+
+/// Gate shut, requests drained for at most this long, engine stopped; a second signal takes the patience away.
 async fn stop(
     scheduler: &Scheduler,
     phase: &watch::Sender<Phase>,
@@ -211,27 +218,20 @@ async fn stop(
     signals: &mut mpsc::UnboundedReceiver<Signal>,
 ) {
     scheduler.close();
-    let already_closed = *phase.borrow() == Phase::Closed;
-    if !already_closed {
-        phase.send_replace(Phase::Draining);
-    }
+    phase.send_replace(Phase::Draining);
     let at_once = tokio::select! {
-        _ = &mut server, if !already_closed => false,
-        () = tokio::time::sleep(drain), if !already_closed => {
+        _ = &mut server => false,
+        () = tokio::time::sleep(drain) => {
             tracing::warn!("requests still run after the drain time; ending them");
             false
         }
-        _ = signals.recv(), if !already_closed => true,
-        else => true,
+        signal = signals.recv() => signal.is_some(),
     };
-    phase.send_replace(Phase::Closed);
-    if !server.is_finished() {
-        // What does not close now is cut when the runtime ends.
-        let _ = tokio::time::timeout(HURRY, &mut server).await;
-    }
+    // What still runs is cut: its leases go, and the engine stops with nothing to do.
+    server.abort();
     tokio::select! {
         () = scheduler.stop(at_once) => {}
-        _ = signals.recv() => scheduler.stop(true).await,
+        Some(_) = signals.recv() => scheduler.stop(true).await,
     }
 }
 

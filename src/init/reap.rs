@@ -67,6 +67,9 @@ pub(super) struct Reaper {
 struct List {
     /// Every program that has not been reaped, by pid.
     leaders: HashMap<i32, Leader>,
+    /// The last program that had each pid, by number; tells whose a session is when its leader is gone.
+    /// Never more entries than there are pids.
+    owners: HashMap<i32, u64>,
     /// Ends that came before it was known whether exec had worked, by number: the pid may be another's by now.
     early: HashMap<u64, Exit>,
     /// Ends that are known but that the main thread has yet to tell.
@@ -80,6 +83,17 @@ struct Leader {
     on_exit: Option<OnExit>,
 }
 
+/// What became of a program that leads a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Not reaped: its pid, and so the session's number, is its own.
+    Leads,
+    /// Reaped.
+    Gone,
+    /// Reaped, and a later program of ours has its pid.
+    Replaced,
+}
+
 impl Reaper {
     fn lock(&self) -> MutexGuard<'_, List> {
         // No code of others runs under this lock, so a poisoned list is a whole list.
@@ -91,6 +105,7 @@ impl Reaper {
         let mut list = self.lock();
         let (pid, rest) = fork()?;
         list.leaders.insert(pid, Leader { number, on_exit: None });
+        list.owners.insert(pid, number);
         Ok((pid, rest))
     }
 
@@ -117,9 +132,16 @@ impl Reaper {
         }
     }
 
-    /// Whether this very program has not been reaped yet.
-    pub(super) fn is_there(&self, pid: i32, number: u64) -> bool {
-        self.lock().holds(pid, number)
+    /// Whether this program has been reaped, and whether its pid has gone to a later one since.
+    pub(super) fn standing(&self, pid: i32, number: u64) -> Standing {
+        let list = self.lock();
+        if list.holds(pid, number) {
+            Standing::Leads
+        } else if list.owners.get(&pid) == Some(&number) {
+            Standing::Gone
+        } else {
+            Standing::Replaced
+        }
     }
 
     /// Calls `send` while the program cannot be reaped; false, and no call, when it has been.

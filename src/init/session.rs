@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::processes::{self, Process};
-use super::reap::Reaper;
+use super::reap::{Reaper, Standing};
 use super::sys;
 
 /// Most rounds of one [`Session::kill_all`]: even a fork bomb must not keep us for ever.
@@ -89,15 +89,19 @@ impl Session {
 
     fn find(&self) -> Vec<Process> {
         // Asked before the list is read: while the leader is there its number cannot be that of another session.
-        let leader_is_there = self.reaper.is_there(self.pid, self.number);
+        let standing = self.reaper.standing(self.pid, self.number);
         let others: HashSet<i32> = self.reaper.leaders().into_iter().filter(|leader| *leader != self.pid).collect();
         let all = processes::below(std::process::id().cast_signed());
-        // Our leader is gone and yet a process has its number: a stranger, and so is the session of that number.
-        let is_ours = leader_is_there || !all.iter().any(|process| process.pid == self.pid);
+        let session_is_ours = match standing {
+            Standing::Leads => true,
+            // A process that has our leader's number now is a stranger, and so is the session of that number.
+            Standing::Gone => !all.iter().any(|process| process.pid == self.pid),
+            Standing::Replaced => false,
+        };
         all.into_iter()
             .filter(|process| process.pid > 1 && process.is_alive())
             .filter(|process| {
-                if process.session == self.pid && is_ours {
+                if process.session == self.pid && session_is_ours {
                     return true;
                 }
                 // Who sits in another engine's session need not be asked; asking one that hangs would hang us.

@@ -1,31 +1,163 @@
-//! stub
+//! Sockets and HTTP: connections, limits, origins, routing, request ids, the access log, drain.
+//!
+//! In: TCP connections. Out: a [`Call`](crate::api::Call) to the handler of a route, and its reply back to the client.
+//! Knows no model and no engine: what an answer says is the business of `api` and `telemetry`.
+
+mod body;
+mod cors;
+mod front;
+mod host;
+mod patience;
+mod record;
+mod request_id;
+mod router;
+
 use std::sync::Arc;
-/// x
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// x
-    Serving,
-    /// x
-    Draining,
-    /// x
-    Closed,
-}
-/// x
-#[derive(Default)]
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::api::App;
+use front::Front;
+use patience::{Patience, Patient};
+use router::Router;
+
+/// What a client may cost. Nothing here limits how long an answer takes or how long a stream may be silent: clients
+/// wait minutes for a model to load (ollama-api §13.34).
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// x
+    /// Longest request body in bytes; more is answered 413. Images come inside JSON, so this is not small.
     pub body_limit: usize,
-    /// x
+    /// Longest request head in bytes; more is answered 431. At least 8192.
+    pub header_limit: usize,
+    /// How long a client may take to send a request head once it has begun, or to begin its first one.
+    pub header_timeout: Duration,
+    /// How long a client may be silent in the middle of a body; then it is answered 408.
+    pub body_timeout: Duration,
+    /// How long a connection may stay open between two requests.
+    pub idle_timeout: Duration,
+    /// Connections at a time; more wait in the kernel's queue.
     pub max_connections: usize,
-    /// x
+    /// Origins allowed beside the local ones (ollama-api §8.1): each with at most one `*`; `*` alone is all.
     pub origins: Vec<String>,
+    /// Name of this machine, one of the names the host check lets through (ollama-api §8.2).
+    pub hostname: Option<String>,
 }
-/// x
-pub async fn serve(
-    _l: tokio::net::TcpListener,
-    _a: Arc<crate::api::App>,
-    _s: Settings,
-    mut p: tokio::sync::watch::Receiver<Phase>,
-) {
-    let _ = p.wait_for(|p| *p != Phase::Serving).await;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            body_limit: 64 * 1024 * 1024,
+            header_limit: 64 * 1024,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(300),
+            max_connections: 4096,
+            origins: Vec::new(),
+            hostname: None,
+        }
+    }
 }
+
+/// What the server is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Serve.
+    #[default]
+    Serving,
+    /// Take no more connections, finish what runs, and end.
+    Draining,
+}
+
+/// Serves until the phase is [`Phase::Draining`] (or its sender is gone), then closes the port and idle connections,
+/// finishes the requests that run, and returns. Dropping the future cuts them off.
+pub async fn serve(listener: TcpListener, app: Arc<App>, settings: Settings, shutdown: watch::Receiver<Phase>) {
+    serve_routes(listener, Router::new(app), settings, shutdown).await;
+}
+
+async fn serve_routes(listener: TcpListener, router: Router, settings: Settings, mut shutdown: watch::Receiver<Phase>) {
+    // Only a server for this machine alone has to fear pages that make a name point to it.
+    let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let places = Arc::new(Semaphore::new(settings.max_connections));
+    let front = Arc::new(Front::new(router, settings, local));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = draining(&mut shutdown) => break,
+            // Its outcome is nobody's business: a panic has been logged, and the rest was the client's doing.
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        match accepted {
+            Ok((stream, place)) => {
+                let connection = connection(stream, front.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: some connection has to end first.
+                tracing::warn!(%error, "a connection could not be accepted; trying again in a moment");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    tracing::debug!(connections = connections.len(), "the port is closed; finishing what runs");
+    while connections.join_next().await.is_some() {}
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    // Nobody closes the semaphore.
+    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, _address) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+/// Waits until it is time to end; without a sender there is nobody left to serve for.
+async fn draining(shutdown: &mut watch::Receiver<Phase>) {
+    let _ = shutdown.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+/// Serves one connection to its end.
+async fn connection(stream: TcpStream, front: Arc<Front>, mut shutdown: watch::Receiver<Phase>) {
+    // Every token is a small write, and is wanted at once.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let settings = front.settings();
+    let patience = Arc::new(Patience::default());
+    let stream = Patient::new(stream, patience.clone(), settings.header_timeout);
+    let mut http = http1::Builder::new();
+    http.max_buf_size(settings.header_limit.max(8192));
+    // hyper counts from the end of the last answer, so this is the time to rest; `Patient` hurries heads.
+    http.timer(TokioTimer::new()).header_read_timeout(settings.idle_timeout);
+    let service = service_fn(move |request| {
+        let (front, patience) = (front.clone(), patience.clone());
+        async move { Ok::<_, std::convert::Infallible>(front.answer(request, patience).await) }
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = draining(&mut shutdown) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests;

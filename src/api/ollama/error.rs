@@ -77,7 +77,10 @@ pub enum ApiError {
     #[error("an error was encountered while running the model: {0}")]
     Failed(String),
     /// The engine died (§8.3).
-    #[error("{EngineGone}")]
+    #[error(
+        "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, \
+         check ollama server logs for details"
+    )]
     Gone,
 }
 

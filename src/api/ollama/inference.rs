@@ -148,7 +148,7 @@ async fn load(
     (shape, asked): (Shape, &str),
 ) -> Result<Reply, ApiError> {
     // The keep-alive begins when the lease is dropped.
-    drop(Run::begin(app, call, model, keep_alive).await?);
+    let _lease = Run::begin(app, call, model, keep_alive).await?;
     Ok(api::whole(StatusCode::OK, JSON, loaded(shape, asked, "load")))
 }
 

@@ -1,0 +1,171 @@
+//! The way of one request through the server: who may ask, which route, the body, the handler, and back.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::header::{ALLOW, CONNECTION, HOST, LOCATION, SERVER};
+use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use hyper::body::Incoming;
+use tracing::Instrument;
+
+use super::cors::{self, Origins, Verdict};
+use super::patience::Patience;
+use super::record::{Record, Recorded};
+use super::router::{Entry, Found, Router};
+use super::{Settings, body, host, request_id};
+use crate::api::{self, Answering, Call, Reply};
+use crate::telemetry::Facts;
+
+/// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
+const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
+
+const PLAIN: &str = "text/plain";
+
+/// Everything a request meets before and after its handler.
+pub struct Front {
+    router: Router,
+    origins: Origins,
+    settings: Settings,
+    /// Whether only this machine can reach the port.
+    local: bool,
+}
+
+impl Front {
+    /// `local` switches the host check on.
+    pub fn new(router: Router, settings: Settings, local: bool) -> Self {
+        Self { router, origins: Origins::new(&settings.origins), settings, local }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it.
+    pub async fn answer(&self, request: Request<Incoming>, patience: Arc<Patience>) -> Response<Recorded> {
+        patience.begin();
+        let (head, body) = request.into_parts();
+        let request_id = request_id::of(&head.headers);
+        let span = tracing::info_span!("request", request_id = &*request_id);
+        let facts = Arc::new(Facts::default());
+        let mut record = Record {
+            span: span.clone(),
+            method: head.method.clone(),
+            path: head.uri.path().to_owned(),
+            arrived: Instant::now(),
+            facts: facts.clone(),
+            status: None,
+            ended: false,
+            patience,
+        };
+        let call = Call { body: bytes::Bytes::new(), request_id: request_id.clone(), facts, arrived: record.arrived };
+        let mut reply = self.admit(&head, body, call).instrument(span).await;
+        let headers = reply.headers_mut();
+        headers.insert(SERVER, NAME);
+        if let Ok(id) = HeaderValue::from_str(&request_id) {
+            headers.insert(request_id::HEADER, id);
+        }
+        record.status = Some(reply.status());
+        // Nobody asks for the body of an answer to HEAD.
+        record.ended = head.method == Method::HEAD;
+        reply.map(|body| Recorded::new(body, record))
+    }
+
+    /// Host and origin first: a page that may not ask must not cause anything either.
+    async fn admit(&self, head: &request::Parts, body: Incoming, call: Call) -> Reply {
+        let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
+        if self.local && !host::is_ours(named, self.settings.hostname.as_deref()) {
+            return empty(StatusCode::FORBIDDEN);
+        }
+        let origin = match self.origins.judge(&head.headers) {
+            Verdict::NotCrossOrigin => return self.route(head, body, call).await,
+            Verdict::Forbidden => return empty(StatusCode::FORBIDDEN),
+            Verdict::Allowed(origin) => origin,
+        };
+        let mut reply = if head.method == Method::OPTIONS {
+            let mut reply = empty(StatusCode::NO_CONTENT);
+            cors::preflight(reply.headers_mut());
+            reply
+        } else {
+            self.route(head, body, call).await
+        };
+        cors::allow(reply.headers_mut(), origin);
+        reply
+    }
+
+    async fn route(&self, head: &request::Parts, body: Incoming, call: Call) -> Reply {
+        match self.router.find(&head.method, head.uri.path()) {
+            Found::Route(entry) => self.call(entry, head, body, call).await,
+            Found::OtherMethods(methods) => {
+                let mut reply = api::whole(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "405 method not allowed");
+                let methods = methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
+                if let Ok(methods) = HeaderValue::from_str(&methods) {
+                    reply.headers_mut().insert(ALLOW, methods);
+                }
+                reply
+            }
+            Found::WithoutSlash(path) => {
+                let status = match head.method {
+                    Method::GET => StatusCode::MOVED_PERMANENTLY,
+                    _ => StatusCode::TEMPORARY_REDIRECT,
+                };
+                let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+                let mut reply = empty(status);
+                if let Ok(location) = HeaderValue::from_str(&format!("{path}{query}")) {
+                    reply.headers_mut().insert(LOCATION, location);
+                }
+                reply
+            }
+            Found::Nothing => api::whole(StatusCode::NOT_FOUND, PLAIN, "404 page not found"),
+        }
+    }
+
+    async fn call(&self, entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call) -> Reply {
+        if !matches!(head.method, Method::GET | Method::HEAD) {
+            match body::read(body, self.settings.body_limit, self.settings.body_timeout).await {
+                Ok(bytes) => call.body = bytes,
+                Err(refused) => {
+                    let mut reply = (entry.refuse)(refused.status, &refused.text);
+                    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    return reply;
+                }
+            }
+        }
+        // A bug met before the handler's future exists must not end the connection either.
+        let answering = catch_unwind(AssertUnwindSafe(|| (entry.handler)(call)));
+        let reply = match answering {
+            Ok(answering) => Caught(answering).await,
+            Err(_) => None,
+        };
+        // The panic has been logged with its place; the client need not know it.
+        reply.unwrap_or_else(|| {
+            let text = "vllama met a bug while it answered this request; its log says where";
+            (entry.refuse)(StatusCode::INTERNAL_SERVER_ERROR, text)
+        })
+    }
+}
+
+/// A handler whose panics end nothing but itself: `None`.
+struct Caught(Answering);
+
+impl Future for Caught {
+    type Output = Option<Reply>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // The future is never polled again after a panic, so nobody sees what it left half done.
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    }
+}
+
+fn empty(status: StatusCode) -> Reply {
+    let mut reply = Reply::new(api::Body::Whole(None));
+    *reply.status_mut() = status;
+    reply
+}

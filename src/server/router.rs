@@ -1,0 +1,100 @@
+//! Which handler answers which path: one list of all there is.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+
+use crate::api::{self, Answering, App, Call, Reply, ollama};
+
+/// A route, ready to be called.
+pub struct Entry {
+    /// Methods it answers.
+    pub methods: &'static [Method],
+    /// The exact path.
+    pub path: &'static str,
+    /// Answers.
+    pub handler: Box<dyn Fn(Call) -> Answering + Send + Sync>,
+    /// Refuses, in the shape of the route's dialect.
+    pub refuse: fn(StatusCode, &str) -> Reply,
+}
+
+/// All routes.
+pub struct Router {
+    entries: Vec<Entry>,
+}
+
+/// What there is at a path.
+pub enum Found<'a> {
+    /// A route.
+    Route(&'a Entry),
+    /// Routes for other methods only.
+    OtherMethods(Vec<&'a Method>),
+    /// Nothing, but a route without the slash at the end.
+    WithoutSlash(&'a str),
+    /// Nothing.
+    Nothing,
+}
+
+const GET: &[Method] = &[Method::GET, Method::HEAD];
+
+impl Router {
+    /// The routes of this version: the native API, then what operators ask.
+    pub fn new(app: Arc<App>) -> Self {
+        let native = ollama::routes::ROUTES.iter().map(|route| {
+            let app = app.clone();
+            Entry {
+                methods: route.methods,
+                path: route.path,
+                handler: Box::new(move |call| (route.handler)(app.clone(), call)),
+                refuse: route.refuse,
+            }
+        });
+        let operators = [
+            entry("/health", &app, |app| health(app, |_| true)),
+            entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
+            entry("/health/ready", &app, |app| health(app, |ready| ready)),
+        ];
+        Self::of(native.chain(operators))
+    }
+
+    /// Any routes.
+    pub fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
+        Self { entries: entries.into_iter().collect() }
+    }
+
+    /// Finds what there is.
+    pub fn find<'a>(&'a self, method: &Method, path: &'a str) -> Found<'a> {
+        let here = || self.entries.iter().filter(|entry| entry.path == path);
+        if let Some(entry) = here().find(|entry| entry.methods.contains(method)) {
+            return Found::Route(entry);
+        }
+        let methods: Vec<&Method> = here().flat_map(|entry| entry.methods).collect();
+        if !methods.is_empty() {
+            return Found::OtherMethods(methods);
+        }
+        match path.strip_suffix('/') {
+            Some(bare) if !bare.is_empty() && self.entries.iter().any(|entry| entry.path == bare) => {
+                Found::WithoutSlash(bare)
+            }
+            _ => Found::Nothing,
+        }
+    }
+}
+
+fn entry(path: &'static str, app: &Arc<App>, answer: fn(&App) -> Reply) -> Entry {
+    let app = app.clone();
+    let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
+    Entry { methods: GET, path, handler, refuse: ollama::error::refuse }
+}
+
+/// The same body on both routes; `good` turns readiness into a status.
+fn health(app: &App, good: fn(bool) -> bool) -> Reply {
+    let health = app.health();
+    let status = if good(health.ready()) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // Strings, numbers and JSON always become JSON.
+    json(status, serde_json::to_vec(&health).unwrap_or_default())
+}
+
+fn json(status: StatusCode, body: Vec<u8>) -> Reply {
+    api::whole(status, "application/json; charset=utf-8", body)
+}
