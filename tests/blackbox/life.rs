@@ -42,15 +42,19 @@ async fn a_running_stream_may_finish_but_nothing_new_begins() {
 }
 
 #[tokio::test]
-async fn a_stream_that_outlasts_the_drain_is_broken_off_with_an_error() {
+async fn a_stream_that_outlasts_the_drain_is_broken_off_and_does_not_look_complete() {
     let mut vllama = Vllama::with_fake().env("FAKE_VLLM_TOKEN_RATE", "40").env("VLLAMA_DRAIN", "0.5").start().await;
     let client = vllama.client.clone();
-    let stream = tokio::spawn(async move { client.post("/api/chat", &chat("FAKE:count 4000", true)).await });
+    let request = Request::post("/api/chat", &chat("FAKE:count 4000", true));
+    let stream = tokio::spawn(async move { client.try_request(&request).await });
     vllama.engine_runs(1).await;
     let asked = Instant::now();
     vllama.signal(Signal::SIGTERM);
-    let lines = stream.await.expect("the stream's task").lines();
-    assert!(lines.last().expect("lines")["error"].is_string(), "{:?}", lines.last());
+    // Either the chunked body has no end, or its last line is an error.
+    if let Ok(answer) = stream.await.expect("the stream's task") {
+        let lines = answer.lines();
+        assert!(lines.last().expect("lines")["error"].is_string(), "{:?}", lines.last());
+    }
     assert_eq!(vllama.ended().await.code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     vllama.assert_nothing_left();

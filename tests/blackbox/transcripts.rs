@@ -35,8 +35,7 @@ use Difference::{Fewer, Inside, More, NotStream, Status, Text, Words};
 const DETAILS: &[&str] = &["models.0.details.context_length", "models.0.details.embedding_length"];
 
 /// Members of `/api/show` that came after 0.5.4.
-const SHOWN: &[&str] =
-    &["capabilities", "modified_at", "tensors", "license", "details.context_length", "details.embedding_length"];
+const SHOWN: &[&str] = &["capabilities", "tensors", "license", "details.context_length", "details.embedding_length"];
 
 /// Transcript, what differs, why.
 const DIFFERENCES: &[(&str, &[Difference], &str)] = &[

@@ -22,7 +22,7 @@
 //! | `FAKE_VLLM_IGNORE_TERM` | `1`: no process of the tree cares about SIGTERM |
 //! | `FAKE_VLLM_ZOMBIES` | leave N dead children behind that only the nearest subreaper can collect (0) |
 //! | `FAKE_VLLM_STRAYS` | keep N descendants that have left the session and ignore SIGTERM (0) |
-//! | `FAKE_VLLM_LEAVE_FILES` | `1`: leave `/dev/shm/psm_fake_<pid>` mapped by nobody and files in `TMPDIR` behind |
+//! | `FAKE_VLLM_LEAVE_FILES` | `1`: leave `/dev/shm/psm_fake_<pid>`, mapped by the core while it lives, and files in `TMPDIR` behind |
 //! | `FAKE_VLLM_MAX_MODEL_LEN` | longest sequence (`--max-model-len`, else the checkpoint's `config.json`, else 8192) |
 //! | `FAKE_VLLM_REQUESTS` | a file that gets one JSON line `{path, headers, body}` for each request |
 //!

@@ -4,7 +4,9 @@
 //! notices the leader's death, a worker notices its core's death, and all stay in the leader's session.
 
 use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -84,6 +86,7 @@ pub fn live_as(role: Role, settings: &Settings) -> ExitCode {
     }
     match role {
         Role::Core => {
+            map(&segment(unistd::getppid().as_raw().unsigned_abs()));
             let mut worker = start(Role::Worker);
             // Waiting would close the pipe that tells the worker of our death.
             let _pipe = worker.stdin.take();
@@ -110,6 +113,24 @@ pub fn live_as(role: Role, settings: &Settings) -> ExitCode {
         Role::Orphan => std::thread::sleep(Duration::from_millis(20)),
     }
     ExitCode::SUCCESS
+}
+
+/// The shared memory of the leader with this pid.
+pub fn segment(leader: u32) -> PathBuf {
+    format!("/dev/shm/psm_fake_{leader}").into()
+}
+
+/// Maps a file for the rest of this process's life, as Python's shared memory is; one that is not there is fine.
+#[expect(
+    unsafe_code,
+    reason = "there is no safe way to map a file, and a supervisor recognises segments by their maps"
+)]
+fn map(path: &Path) {
+    let Ok(file) = std::fs::File::options().read(true).write(true).open(path) else { return };
+    // SAFETY: a fresh mapping at an address of the kernel's choice, never read nor written nor unmapped.
+    let address =
+        unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    assert_ne!(address, libc::MAP_FAILED, "{} can be mapped", path.display());
 }
 
 /// Keeps signals from this process; waited for with [`SigSet::wait`] or never.

@@ -164,6 +164,9 @@ impl Start<'_> {
         let tracker = processes::start(Role::Tracker);
         // Lives until the leader's end of the pipe closes, which is when the leader ends.
         std::mem::forget(tracker);
+        if self.settings.leave_files {
+            std::fs::write(processes::segment(std::process::id()), [0; 4096]).expect("/dev/shm can be written");
+        }
         let mut core = processes::start(Role::Core);
         let pid = i32::try_from(core.id()).unwrap_or_default();
         self.life.core.store(pid, Ordering::SeqCst);
@@ -180,8 +183,6 @@ impl Start<'_> {
             let _ = processes::start(Role::OrphanParent).wait();
         }
         if self.settings.leave_files {
-            let name = format!("/dev/shm/psm_fake_{}", std::process::id());
-            std::fs::write(name, [0; 4096]).expect("/dev/shm can be written");
             let directory = std::env::temp_dir().join("pymp-fake");
             std::fs::create_dir_all(&directory).expect("TMPDIR can be written");
             std::fs::write(directory.join("listener"), b"left behind").expect("TMPDIR can be written");
