@@ -42,7 +42,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.patience.end();
         let status = match self.status {
-            Some(status) if self.ended => status.as_u16(),
+            Some(status) if self.ended || self.facts.complete() => status.as_u16(),
             _ => CLIENT_GONE,
         };
         let latency_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
