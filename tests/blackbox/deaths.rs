@@ -1,0 +1,158 @@
+//! The engine dies, lies and leaves things behind.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::vllama::generate;
+use crate::harness::{Vllama, eventually, processes};
+
+/// Checks that a stream told its error in its last line.
+fn assert_ends_with_error(lines: &[Value]) {
+    let (last, words) = lines.split_last().expect("lines");
+    assert!(!words.is_empty(), "words before the error: {last}");
+    assert!(words.iter().all(|line| line["done"] == false), "{words:?}");
+    assert!(last["error"].as_str().is_some_and(|error| !error.is_empty()), "{last}");
+    assert_eq!(last.as_object().map(serde_json::Map::len), Some(1), "{last}");
+}
+
+#[tokio::test]
+async fn an_error_in_the_middle_of_a_stream_is_its_last_line() {
+    let vllama = Vllama::with_fake().start().await;
+    for fault in ["error-midstream", "abort-stream", "cut", "no-done"] {
+        let answer = vllama.chat_stream(&format!("FAKE:{fault} 3")).await;
+        assert_eq!(answer.status(), 200, "{fault}");
+        assert_ends_with_error(&answer.lines());
+        let answer = vllama.post("/api/generate", &generate(&format!("FAKE:{fault} 3"), true)).await;
+        assert_ends_with_error(&answer.lines());
+    }
+    assert_eq!(vllama.health().await["engine"]["generation"], 1, "none of that is a death");
+    assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3");
+}
+
+#[tokio::test]
+async fn an_error_before_the_first_word_has_a_status_of_its_own() {
+    let vllama = Vllama::with_fake().start().await;
+    for (fault, status) in [
+        ("http400", 400),
+        ("http500", 500),
+        ("http503", 503),
+        ("not-json", 500),
+        ("cut-head", 500),
+        ("error-midstream 0", 500),
+        ("abort-stream 0", 500),
+    ] {
+        for stream in [true, false] {
+            // A stream of something that is no event stream has no words at all.
+            let answer =
+                vllama.post("/api/chat", &crate::harness::vllama::chat(&format!("FAKE:{fault}"), stream)).await;
+            assert_eq!(answer.status(), status, "{fault} stream={stream}: {}", answer.text());
+            assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"), "{fault}");
+            assert!(!answer.error().is_empty(), "{fault}");
+        }
+    }
+    assert_eq!(vllama.health().await["engine"]["generation"], 1, "none of that is a death");
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_in_the_middle_of_a_stream_is_started_again() {
+    for fault in ["exit0", "exit1", "kill9", "kill-core"] {
+        let vllama = Vllama::with_fake().start().await;
+        let answer = vllama.chat_stream(&format!("FAKE:{fault} 4")).await;
+        assert_ends_with_error(&answer.lines());
+        assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3", "{fault}");
+        let health = vllama.health().await;
+        assert_eq!(health["engine"]["generation"], 2, "{fault}: {health}");
+        assert_eq!(health["engine"]["restarts"], 1, "{fault}: exit status 0 is a death too");
+        assert_eq!(vllama.generations().len(), 1, "{fault}: the old generation's directory is gone");
+        vllama.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_before_the_first_word_is_a_500() {
+    let vllama = Vllama::with_fake().start().await;
+    for stream in [true, false] {
+        let answer = vllama.post("/api/chat", &crate::harness::vllama::chat("FAKE:exit1 0", stream)).await;
+        assert_eq!(answer.status(), 500, "{}", answer.text());
+        assert!(answer.error().contains("unexpectedly stopped"), "{}", answer.error());
+        assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_one_piece_that_is_broken_off_is_a_500() {
+    let vllama = Vllama::with_fake().start().await;
+    for fault in ["kill9 3", "kill-core 3"] {
+        let answer = vllama.chat(&format!("FAKE:{fault}")).await;
+        assert_eq!(answer.status(), 500, "{fault}: {}", answer.text());
+        assert!(!answer.error().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_killed_leader_leaves_nobody_behind() {
+    let vllama = Vllama::with_fake().start().await;
+    let old: Vec<i32> = ["fake-vllm", "VLLM::EngineCor", "VLLM::Worker"].map(|name| vllama.process(name).pid).into();
+    processes::signal(old[0], Signal::SIGKILL);
+    eventually("a second generation", async || {
+        let health = vllama.health().await;
+        (health["engine"]["generation"] == 2 && health["engine"]["state"] == "ready").then_some(())
+    })
+    .await;
+    let living: Vec<i32> = vllama.processes().iter().map(|process| process.pid).collect();
+    assert!(old.iter().all(|pid| !living.contains(pid)), "{old:?} in {living:?}");
+    assert_eq!(vllama.generations().len(), 1);
+    vllama.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_core_is_a_death_of_the_engine() {
+    let vllama = Vllama::with_fake().start().await;
+    let core = vllama.process("VLLM::EngineCor").pid;
+    processes::signal(core, Signal::SIGKILL);
+    eventually("a second generation", async || {
+        let health = vllama.health().await;
+        (health["engine"]["generation"] == 2 && health["engine"]["state"] == "ready").then_some(())
+    })
+    .await;
+    vllama.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_dead_engine_leaves_behind_is_swept() {
+    let vllama = Vllama::with_fake().env("FAKE_VLLM_LEAVE_FILES", "1").env("FAKE_VLLM_STRAYS", "2").start().await;
+    let strays = || vllama.processes().iter().filter(|process| process.name == "fake-stray").count();
+    assert_eq!(strays(), 2);
+    let first = vllama.generations();
+    processes::signal(vllama.process("fake-vllm").pid, Signal::SIGKILL);
+    eventually("a second generation", async || {
+        let health = vllama.health().await;
+        (health["engine"]["generation"] == 2 && health["engine"]["state"] == "ready").then_some(())
+    })
+    .await;
+    assert_eq!(strays(), 2, "only those of the second generation");
+    assert!(!first[0].exists(), "{}", first[0].display());
+    vllama.stop().await;
+}
+
+#[tokio::test]
+async fn orphans_are_reaped() {
+    let vllama = Vllama::with_fake().env("FAKE_VLLM_ZOMBIES", "5").start().await;
+    eventually("no zombie below vllama", async || {
+        let dead = processes::children(vllama.pid()).into_iter().filter(|child| child.state == 'Z').count();
+        (dead == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_the_engine_hangs_on_can_be_given_up() {
+    let vllama = Vllama::with_fake().start().await;
+    let request = crate::harness::Request::post("/api/chat", &crate::harness::vllama::chat("FAKE:hang 2", true));
+    let mut exchange = vllama.client.send(&request).await.expect("a request on its way");
+    assert_eq!(exchange.head().await.expect("a head").status, 200);
+    assert!(exchange.piece().await.expect("a word").is_some());
+    drop(exchange);
+    vllama.engine_runs(0).await;
+    assert_eq!(vllama.health().await["engine"]["generation"], json!(1));
+}

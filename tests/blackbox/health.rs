@@ -1,0 +1,33 @@
+//! `/health`, `/health/live` and `/health/ready` through the life of a server.
+
+use crate::harness::Vllama;
+
+#[tokio::test]
+async fn health_follows_the_engine_from_start_to_unload() {
+    let vllama = Vllama::with_fake().env("FAKE_VLLM_START", "load:800").start_listening().await;
+    let statuses = async |expected: [u16; 3]| {
+        for (path, status) in ["/health", "/health/ready", "/health/live"].iter().zip(expected) {
+            assert_eq!(vllama.get(path).await.status(), status, "{path}");
+        }
+    };
+    let health = vllama.engine_state("starting").await;
+    assert_eq!(health["status"], "starting");
+    assert!(health["reason"].is_string(), "{health}");
+    statuses([503, 503, 200]).await;
+
+    vllama.ready().await;
+    let health = vllama.health().await;
+    assert_eq!((health["status"].as_str(), health["engine"]["state"].as_str()), (Some("ok"), Some("ready")));
+    assert_eq!(health["model"], "smollm2:135m");
+    assert!(health["memory"]["engine_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{health}");
+    assert!(health["uptime_seconds"].is_u64() && health["version"].is_string(), "{health}");
+    statuses([200, 200, 200]).await;
+}
+
+#[tokio::test]
+async fn an_unloaded_model_still_serves() {
+    let vllama = Vllama::with_fake().start().await;
+    vllama.post("/api/generate", &serde_json::json!({"model": "smollm2:135m", "keep_alive": 0})).await;
+    vllama.engine_state("stopped").await;
+    assert_eq!(vllama.get("/health/ready").await.status(), 200, "the next request loads it");
+}

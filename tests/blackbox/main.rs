@@ -1,0 +1,17 @@
+//! vllama from outside, with the fake engine under it: each test starts a vllama of its own and reads as a sentence.
+
+#[path = "../support/harness/mod.rs"]
+mod harness;
+
+mod answers;
+mod command_line;
+mod deaths;
+mod edges;
+mod fake_engine;
+mod health;
+mod life;
+mod loading;
+mod logs;
+mod many;
+mod shape;
+mod transcripts;

@@ -1,0 +1,123 @@
+//! One answer being generated: one token after the other at the set speed, until it ends or something goes wrong.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::engine::Running;
+use crate::fault::{Fault, Planned};
+use crate::processes;
+use crate::startup;
+use crate::vocabulary::Token;
+
+/// Tokens between two looks at other tasks when there is no speed limit.
+const PATIENCE: usize = 16;
+
+/// Time enough for written tokens to leave this process.
+const REACH: Duration = Duration::from_millis(10);
+
+/// What happened next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// This token came, counted from 0.
+    Token(usize),
+    /// All tokens have come.
+    Finished,
+    /// The engine gave the request up.
+    Aborted,
+    /// The engine's core died or failed.
+    EngineError,
+    /// The connection ends here.
+    Cut,
+    /// The stream ends here as if it were complete.
+    NoDone,
+}
+
+/// An answer on its way. Dropping it is vLLM's abort.
+#[derive(Debug)]
+pub struct Run {
+    /// The answer's tokens.
+    pub tokens: Vec<Token>,
+    running: Running,
+    fault: Option<Planned>,
+    core_dead: watch::Receiver<bool>,
+    begun: Instant,
+    first: Option<Instant>,
+    next: usize,
+}
+
+impl Run {
+    /// Begins an answer.
+    pub fn new(running: Running, tokens: Vec<Token>, fault: Option<Planned>) -> Self {
+        let core_dead = running.0.core_dead.subscribe();
+        Self { tokens, running, fault, core_dead, begun: Instant::now(), first: None, next: 0 }
+    }
+
+    /// Waits for the next token or the end.
+    pub async fn step(&mut self) -> Step {
+        if *self.core_dead.borrow() {
+            return Step::EngineError;
+        }
+        if let Some(Planned { after, fault }) = self.fault
+            && self.next >= after.min(self.tokens.len())
+        {
+            return self.fail(fault).await;
+        }
+        let engine = &self.running.0;
+        if engine.stopping.load(Ordering::SeqCst) && self.next == 0 {
+            return Step::Aborted;
+        }
+        if self.next == self.tokens.len() {
+            return Step::Finished;
+        }
+        let number = u32::try_from(self.next).unwrap_or(u32::MAX);
+        let due = self.begun + engine.settings.first_token + engine.settings.token_time * number;
+        if due > Instant::now() {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                _ = self.core_dead.wait_for(|dead| *dead) => return Step::EngineError,
+            }
+        } else if self.next.is_multiple_of(PATIENCE) {
+            tokio::task::yield_now().await;
+        }
+        let engine = &self.running.0;
+        engine.iterations.fetch_add(1, Ordering::Relaxed);
+        engine.generation_tokens.fetch_add(1, Ordering::Relaxed);
+        self.first.get_or_insert_with(Instant::now);
+        self.next += 1;
+        Step::Token(self.next - 1)
+    }
+
+    /// Time to the first token, and from the first to now.
+    pub fn times(&self) -> (Duration, Duration) {
+        let first = self.first.unwrap_or_else(Instant::now);
+        (first - self.begun, first.elapsed())
+    }
+
+    async fn fail(&mut self, fault: Fault) -> Step {
+        // The tokens before the fault reach the client before it happens.
+        sleep(REACH).await;
+        let core = self.running.0.core;
+        match fault {
+            Fault::Exit0 => startup::leave(core, 0),
+            Fault::Exit1 => startup::leave(core, 1),
+            Fault::Kill9 => processes::signal(i32::try_from(std::process::id()).unwrap_or_default(), Signal::SIGKILL),
+            Fault::KillCore => {
+                processes::signal(core, Signal::SIGKILL);
+                let _ = self.core_dead.wait_for(|dead| *dead).await;
+                return Step::EngineError;
+            }
+            Fault::Abort => return Step::Aborted,
+            Fault::Error => return Step::EngineError,
+            Fault::Cut => return Step::Cut,
+            Fault::NoDone => return Step::NoDone,
+            Fault::Hang | Fault::CutHead | Fault::Http400 | Fault::Http500 | Fault::Http503 | Fault::NotJson => {}
+        }
+        // A hang: the request runs, no step is taken; only the core's death or the client ends it.
+        let _ = self.core_dead.wait_for(|dead| *dead).await;
+        Step::EngineError
+    }
+}

@@ -1,0 +1,339 @@
+//! The HTTP server on the Unix socket.
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use crate::engine::Engine;
+use crate::fault::Fault;
+use crate::metrics;
+use crate::openai::{self, Job, Kind, Refusal};
+use crate::run::{Run, Step};
+
+/// The connection ends in the middle of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("cut off")]
+struct CutOff;
+
+impl From<Infallible> for CutOff {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Body of an answer.
+enum Body {
+    Whole(Option<Bytes>),
+    Stream(mpsc::Receiver<Result<Bytes, CutOff>>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = CutOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Stream(_) => hyper::body::SizeHint::default(),
+        }
+    }
+}
+
+/// Serves connections for ever.
+pub async fn accept(listener: UnixListener, engine: Arc<Engine>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(connection(stream, Arc::clone(&engine)));
+    }
+}
+
+async fn connection(stream: UnixStream, engine: Arc<Engine>) {
+    // The second handle writes half a head past the HTTP server when a test asks for it.
+    let Ok(stream) = stream.into_std() else { return };
+    let Ok(raw) = stream.try_clone().map(Arc::new) else {
+        return;
+    };
+    let Ok(stream) = UnixStream::from_std(stream) else {
+        return;
+    };
+    let service = service_fn(move |request| answer(request, Arc::clone(&engine), Arc::clone(&raw)));
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+type Raw = Arc<std::os::unix::net::UnixStream>;
+
+async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Result<Response<Body>, CutOff> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| CutOff)?.to_bytes();
+    let path = head.uri.path();
+    if head.method == Method::GET {
+        return Ok(get(path, &engine));
+    }
+    let kind = match path {
+        "/v1/chat/completions" => Kind::Chat,
+        "/v1/completions" => Kind::Text,
+        "/tokenize" | "/detokenize" => return Ok(tokens(path, &body, &engine)),
+        _ => return Ok(json_answer(404, &json!({"detail": "Not Found"}))),
+    };
+    let is_json = head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let value: Value = match serde_json::from_slice(&body) {
+        Ok(value) if is_json => value,
+        Ok(_) => {
+            return Ok(refused(&Refusal::new(
+                400,
+                "Bad Request",
+                "Unsupported Media Type: Only 'application/json' is allowed",
+            )));
+        }
+        Err(error) => {
+            return Ok(refused(&openai::invalid("body", &format!("JSON decode error: {error}"))));
+        }
+    };
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let names: serde_json::Map<String, Value> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), json!(String::from_utf8_lossy(value.as_bytes()))))
+        .collect();
+    engine.record(json!({"path": path, "headers": names, "body": value}));
+    if *engine.core_dead.borrow() {
+        return Ok(refused(&Refusal::engine_dead()));
+    }
+    let job = match Job::new(&engine, kind, &value, header("x-request-id").as_deref()) {
+        Ok(job) => job,
+        Err(refusal) => return Ok(refused(&refusal)),
+    };
+    let run = Run::new(engine.start_running(), job.tokens.clone(), job.fault);
+    if let Some(fault) = job.fault.filter(|planned| planned.fault.comes_first()).map(|planned| planned.fault) {
+        return instead(fault, &raw);
+    }
+    if let Some((file, piece)) = replay_file(&job, &engine) {
+        return Ok(replay(&file, piece, run));
+    }
+    if job.stream { Ok(stream(job, run, engine)) } else { whole(job, run, &engine).await }
+}
+
+fn get(path: &str, engine: &Engine) -> Response<Body> {
+    match path {
+        "/health" | "/ping" => empty(if *engine.core_dead.borrow() { 503 } else { 200 }),
+        "/version" => json_answer(200, &json!({"version": "0.32.0"})),
+        "/metrics" => typed(200, "text/plain; version=1.0.0; charset=utf-8", metrics::render(engine)),
+        "/v1/models" => json_answer(200, &models(engine)),
+        "/fake/requests" => json_answer(200, &engine.last_request()),
+        "/v1/chat/completions" | "/v1/completions" | "/tokenize" | "/detokenize" => {
+            json_answer(405, &json!({"detail": "Method Not Allowed"}))
+        }
+        _ => json_answer(404, &json!({"detail": "Not Found"})),
+    }
+}
+
+fn models(engine: &Engine) -> Value {
+    let entry = |name: &String| {
+        json!({
+            "id": name, "object": "model", "created": 1_795_400_000, "owned_by": "vllm",
+            "root": engine.arguments.model, "parent": null, "max_model_len": engine.max_model_len,
+            "permission": [{
+                "id": "modelperm-0123456789abcdef", "object": "model_permission", "created": 1_795_400_000,
+                "allow_create_engine": false, "allow_sampling": true, "allow_logprobs": true, "allow_search_indices": false,
+                "allow_view": true, "allow_fine_tuning": false, "organization": "*", "group": null, "is_blocking": false,
+            }],
+        })
+    };
+    json!({"object": "list", "data": engine.arguments.served_names.iter().map(entry).collect::<Vec<_>>()})
+}
+
+fn tokens(path: &str, body: &[u8], engine: &Arc<Engine>) -> Response<Body> {
+    let Ok(value) = serde_json::from_slice::<Value>(body) else {
+        return refused(&Refusal::new(400, "Bad Request", "1 validation error: JSON decode error"));
+    };
+    if let Err(refusal) = openai::known_model(engine, &value) {
+        return refused(&refusal);
+    }
+    if path == "/detokenize" {
+        let ids = value["tokens"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+        let ids: Vec<u32> = ids.filter_map(|id| u32::try_from(id).ok()).collect();
+        return json_answer(200, &json!({"prompt": engine.vocabulary.text(&ids)}));
+    }
+    let kind = if value["messages"].is_array() { Kind::Chat } else { Kind::Text };
+    match openai::prompt(engine, kind, &value) {
+        Err(refusal) => refused(&refusal),
+        Ok((tokens, _)) => {
+            let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+            let texts: Vec<&str> = tokens.iter().map(|token| token.text.as_str()).collect();
+            let texts = if value["return_token_strs"] == json!(true) { json!(texts) } else { Value::Null };
+            let length = engine.max_model_len;
+            json_answer(200, &json!({"count": ids.len(), "max_model_len": length, "tokens": ids, "token_strs": texts}))
+        }
+    }
+}
+
+/// The answer in one piece, after all its tokens have come.
+async fn whole(job: Job, mut run: Run, engine: &Engine) -> Result<Response<Body>, CutOff> {
+    let mut sent = 0;
+    loop {
+        match run.step().await {
+            Step::Token(index) => sent = index + 1,
+            Step::EngineError => return Ok(refused(&Refusal::engine_dead())),
+            Step::Cut => return Err(CutOff),
+            Step::Aborted => return Ok(json_answer(200, &job.whole(sent, true, run.times()))),
+            Step::Finished | Step::NoDone => {
+                job.count(engine);
+                return Ok(json_answer(200, &job.whole(sent, false, run.times())));
+            }
+        }
+    }
+}
+
+/// The answer as events, each sent when its token comes.
+fn stream(job: Job, run: Run, engine: Arc<Engine>) -> Response<Body> {
+    let (sender, pieces) = mpsc::channel(8);
+    tokio::spawn(async move {
+        let closed = sender.clone();
+        tokio::select! {
+            // Hanging up is an abort, even while no token comes.
+            () = closed.closed() => {}
+            _ = events(&job, run, &engine, &sender) => {}
+        }
+    });
+    event_stream(pieces)
+}
+
+type Pieces = mpsc::Sender<Result<Bytes, CutOff>>;
+
+async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Option<()> {
+    let event = |value: &Value| Ok(Bytes::from(format!("data: {value}\n\n")));
+    let mut opened = false;
+    let mut sent = 0;
+    // Most events differ in the text alone, and load tests want many of them.
+    let plain = job.is_plain().then(|| job.plain_event("@@@").to_string());
+    let plain = plain.as_deref().and_then(|event| event.split_once("\"@@@\""));
+    loop {
+        let step = run.step().await;
+        // vLLM sends the first chunk together with the first output, not before.
+        if !opened && step != Step::Cut {
+            opened = true;
+            if let Some(opening) = job.opening() {
+                sender.send(event(&opening)).await.ok()?;
+            }
+        }
+        match step {
+            Step::Token(index) => {
+                sent = index + 1;
+                let bytes = match plain {
+                    Some((before, after)) if sent > 1 && sent < job.tokens.len() => {
+                        let text = json!(job.tokens[index].text);
+                        Ok(Bytes::from(format!("data: {before}{text}{after}\n\n")))
+                    }
+                    _ => event(&job.event(index)),
+                };
+                sender.send(bytes).await.ok()?;
+                continue;
+            }
+            Step::Finished => job.count(engine),
+            Step::EngineError => {
+                sender.send(event(&Refusal::engine_dead().body())).await.ok()?;
+                return sender.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await.ok();
+            }
+            Step::Cut => return sender.send(Err(CutOff)).await.ok(),
+            Step::NoDone => return None,
+            Step::Aborted => sender.send(event(&job.abort())).await.ok()?,
+        }
+        if let Some(closing) = job.closing(sent, run.times()) {
+            sender.send(event(&closing)).await.ok()?;
+        }
+        return sender.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await.ok();
+    }
+}
+
+fn replay_file(job: &Job, engine: &Engine) -> Option<(std::path::PathBuf, usize)> {
+    let asked = job.replay.as_ref().map(|(name, piece)| (engine.settings.replay_directory.join(name), *piece));
+    asked.or_else(|| engine.settings.replay.clone())
+}
+
+/// The bytes of a file as the event stream, cut into pieces that arrive one by one.
+fn replay(file: &Path, piece: usize, run: Run) -> Response<Body> {
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => Bytes::from(bytes),
+        Err(error) => panic!("replay: {}: {error}", file.display()),
+    };
+    let (sender, pieces) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _running = run;
+        for start in (0..bytes.len()).step_by(piece.max(1)) {
+            let end = (start + piece.max(1)).min(bytes.len());
+            if sender.send(Ok(bytes.slice(start..end))).await.is_err() {
+                return;
+            }
+            // Lets the server write this piece before the next one joins it.
+            tokio::task::yield_now().await;
+        }
+    });
+    event_stream(pieces)
+}
+
+/// What comes instead of an answer.
+fn instead(fault: Fault, raw: &Raw) -> Result<Response<Body>, CutOff> {
+    match fault {
+        Fault::CutHead => {
+            let _ = raw.as_ref().write_all(b"HTTP/1.1 200 OK\r\ncontent-ty");
+            Err(CutOff)
+        }
+        Fault::Http400 => Ok(refused(&Refusal::new(400, "BadRequestError", "the fake refuses this request"))),
+        Fault::Http503 => Ok(refused(&Refusal::new(503, "Service Unavailable", "the queue is full"))),
+        Fault::NotJson => Ok(typed(200, "application/json", "<html>this is no JSON</html>".to_owned())),
+        _ => Ok(refused(&Refusal::new(500, "InternalServerError", "the fake failed"))),
+    }
+}
+
+fn event_stream(pieces: mpsc::Receiver<Result<Bytes, CutOff>>) -> Response<Body> {
+    response(200, Some("text/event-stream; charset=utf-8"), Body::Stream(pieces))
+}
+
+fn refused(refusal: &Refusal) -> Response<Body> {
+    json_answer(refusal.status, &refusal.body())
+}
+
+fn json_answer(status: u16, value: &Value) -> Response<Body> {
+    typed(status, "application/json", value.to_string())
+}
+
+fn typed(status: u16, kind: &'static str, text: String) -> Response<Body> {
+    response(status, Some(kind), Body::Whole(Some(Bytes::from(text))))
+}
+
+fn empty(status: u16) -> Response<Body> {
+    response(status, None, Body::Whole(None))
+}
+
+fn response(status: u16, kind: Option<&'static str>, body: Body) -> Response<Body> {
+    let mut response = Response::builder().status(status).header("server", "uvicorn").header("vary", "Origin");
+    if let Some(kind) = kind {
+        response = response.header("content-type", kind);
+    }
+    response.body(body).expect("a valid response")
+}

@@ -1,0 +1,10 @@
+//! What the black-box tests stand on: a vllama of their own with the fake engine under it, and an HTTP client that
+//! sees how an answer arrives.
+
+pub mod client;
+pub mod model;
+pub mod processes;
+pub mod vllama;
+
+pub use client::{Answer, Client, Framing, Request};
+pub use vllama::{Vllama, eventually};

@@ -1,0 +1,406 @@
+//! A vllama process of a test's own.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::client::{Answer, Client, Request};
+use super::{model, processes};
+
+/// Longest wait for any state. Far above what is normal, as the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Time between two looks at a state that cannot be waited for.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits until `state` gives an answer.
+pub async fn eventually<T>(what: &str, mut state: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = state().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How a vllama is started.
+pub struct Builder {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    directory: TempDir,
+    mark: String,
+}
+
+/// A running vllama. When it is dropped, everything it started ends with it.
+pub struct Vllama {
+    /// Sends requests to it.
+    pub client: Client,
+    /// Its address.
+    pub address: SocketAddr,
+    process: Running,
+    directory: TempDir,
+    mark: String,
+}
+
+/// What is left of a vllama that ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it said on standard error.
+    pub stderr: String,
+}
+
+/// The process and what it says.
+struct Running {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn read(stream: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let written = lines.clone();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stream);
+            let mut line = Vec::new();
+            while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                written.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                line.clear();
+            }
+        });
+        lines
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Vllama {
+    /// A vllama with a tiny model and the fake engine.
+    pub fn with_fake() -> Builder {
+        let directory = tempfile::Builder::new().prefix("vllama-").tempdir().expect("a temporary directory");
+        model::install(&directory.path().join("models"), "smollm2", "135m");
+        let mark = uuid::Uuid::new_v4().simple().to_string();
+        let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+        let environment = vec![
+            ("PATH".to_owned(), std::env::var("PATH").unwrap_or_default()),
+            ("HOME".to_owned(), path("home")),
+            ("OLLAMA_HOST".to_owned(), "127.0.0.1:0".to_owned()),
+            ("VLLAMA_MODELS".to_owned(), path("models")),
+            ("VLLAMA_STATE".to_owned(), path("state")),
+            ("VLLAMA_RUN".to_owned(), path("run")),
+            ("VLLAMA_ENGINE".to_owned(), env!("CARGO_BIN_EXE_fake-vllm").to_owned()),
+            ("VLLAMA_GPU_HELPER".to_owned(), env!("CARGO_BIN_EXE_vllama-gpu").to_owned()),
+            ("VLLAMA_LOG_FORMAT".to_owned(), "json".to_owned()),
+            ("VLLAMA_LOG".to_owned(), "debug".to_owned()),
+            ("FAKE_VLLM_MARK".to_owned(), mark.clone()),
+        ];
+        let arguments = ["serve", model::NAME, "--json"].map(str::to_owned).to_vec();
+        Builder { arguments, environment, directory, mark }
+    }
+
+    /// POST of JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.client.post(path, body).await
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.client.get(path).await
+    }
+
+    /// A chat of one message, answered in one piece.
+    pub async fn chat(&self, message: &str) -> Answer {
+        self.post("/api/chat", &chat(message, false)).await
+    }
+
+    /// A chat of one message, answered as a stream.
+    pub async fn chat_stream(&self, message: &str) -> Answer {
+        self.post("/api/chat", &chat(message, true)).await
+    }
+
+    /// Waits until the engine answers.
+    pub async fn ready(&self) {
+        let what = format!("ready; last said: {:?}", self.process.stderr.all().last());
+        eventually(&what, async || {
+            let answer = self.client.try_request(&Request::new("GET", "/health/ready")).await.ok()?;
+            (answer.status() == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// `/health` as JSON, whatever its status.
+    pub async fn health(&self) -> Value {
+        self.get("/health").await.json()
+    }
+
+    /// Waits until `/health` shows the engine in this state.
+    pub async fn engine_state(&self, state: &str) -> Value {
+        eventually(&format!("the engine is {state}"), async || {
+            let health = self.health().await;
+            (health["engine"]["state"] == state).then_some(health)
+        })
+        .await
+    }
+
+    /// The process id of vllama.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.process.child.id()).expect("a process id")
+    }
+
+    /// The file system it has for itself: `models`, `state`, `run`.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The directories of engine generations that are there now.
+    pub fn generations(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        find_generations(&self.path("run"), &mut found);
+        found.sort();
+        found
+    }
+
+    /// Speaks to the engine past vllama.
+    pub fn engine(&self) -> Client {
+        let generation = self.generations().pop().expect("a generation of the engine");
+        Client::Unix(generation.join("engine.sock"))
+    }
+
+    /// Number of requests the engine is working on.
+    pub async fn engine_running(&self) -> usize {
+        let metrics = self.engine().get("/metrics").await.text();
+        let line = metrics.lines().find(|line| line.starts_with("vllm:num_requests_running{"));
+        let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse::<f64>().ok());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let count = value.expect("the number of running requests") as usize;
+        count
+    }
+
+    /// Waits until the engine works on this many requests.
+    pub async fn engine_runs(&self, number: usize) {
+        let what = format!("the engine works on {number} requests");
+        eventually(&what, async || (self.engine_running().await == number).then_some(())).await;
+    }
+
+    /// The request the engine got last: `path`, `headers`, `body`.
+    pub async fn engine_request(&self) -> Value {
+        self.engine().get("/fake/requests").await.json()
+    }
+
+    /// All living processes that belong to this vllama, itself included.
+    pub fn processes(&self) -> Vec<processes::Process> {
+        processes::marked(&format!("FAKE_VLLM_MARK={}", self.mark))
+    }
+
+    /// The living process of that name below this vllama.
+    pub fn process(&self, name: &str) -> processes::Process {
+        let all = self.processes();
+        all.iter().find(|process| process.name.starts_with(name)).unwrap_or_else(|| panic!("{name} in {all:?}")).clone()
+    }
+
+    /// What it has said on standard error.
+    pub fn stderr(&self) -> Vec<String> {
+        self.process.stderr.all()
+    }
+
+    /// Its log so far; every line must be JSON.
+    pub fn log(&self) -> Vec<Value> {
+        let parse = |line: &String| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
+        self.stderr().iter().map(parse).collect()
+    }
+
+    /// Sends a signal to vllama.
+    pub fn signal(&self, signal: Signal) {
+        processes::signal(self.pid(), signal);
+    }
+
+    /// Waits until vllama has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.process.child;
+        eventually("vllama ends", async || child.try_wait().expect("the state of a child")).await
+    }
+
+    /// Ends it by SIGTERM and checks that it went in order and nothing is left.
+    pub async fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        let status = self.ended().await;
+        assert_eq!(status.code(), Some(0), "exit status of an orderly end");
+        self.assert_nothing_left();
+    }
+
+    /// Checks that neither a process nor a generation's directory nor shared memory is left.
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.processes(), [], "processes left behind");
+        assert_eq!(self.generations(), [] as [PathBuf; 0], "directories left behind");
+        assert_eq!(self.shared_memory(), [] as [PathBuf; 0], "shared memory left behind");
+    }
+
+    /// Shared memory made by engines of this vllama, as their count file tells.
+    pub fn shared_memory(&self) -> Vec<PathBuf> {
+        let starts = std::fs::read_to_string(self.path("starts")).unwrap_or_default();
+        let segment = |pid: &str| PathBuf::from(format!("/dev/shm/psm_fake_{pid}"));
+        starts.lines().map(segment).filter(|path| path.exists()).collect()
+    }
+
+    /// Number of times an engine has been started.
+    pub fn starts(&self) -> usize {
+        std::fs::read_to_string(self.path("starts")).unwrap_or_default().lines().count()
+    }
+}
+
+impl Drop for Vllama {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let stderr = self.process.stderr.all();
+            eprintln!("--- the last lines of vllama ---\n{}", stderr[stderr.len().saturating_sub(60)..].join("\n"));
+        }
+        end(&mut self.process.child, &self.mark);
+        for segment in self.shared_memory() {
+            let _ = std::fs::remove_file(segment);
+        }
+    }
+}
+
+impl Builder {
+    /// Sets a variable of vllama's environment; `FAKE_VLLM_*` reaches the engine.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds an argument to the command line.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Replaces the command line.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self
+    }
+
+    /// Installs another model beside the one that is served.
+    pub fn with_model(self, model: &str, tag: &str) -> Self {
+        model::install(&self.path().join("models"), model, tag);
+        self
+    }
+
+    /// The directory this vllama will have for itself.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts it and waits until the engine is ready.
+    pub async fn start(self) -> Vllama {
+        let vllama = self.start_listening().await;
+        vllama.ready().await;
+        vllama
+    }
+
+    /// Starts it and waits until it listens; the engine may still be starting.
+    pub async fn start_listening(self) -> Vllama {
+        let mut process = self.spawn();
+        let mark = self.mark.clone();
+        let address = eventually("vllama listens", async || {
+            let event =
+                |line: &String| serde_json::from_str::<Value>(line).ok().filter(|event| event["event"] == "listening");
+            let listening = process.stdout.all().iter().find_map(event);
+            if listening.is_none()
+                && let Ok(Some(status)) = process.child.try_wait()
+            {
+                end(&mut process.child, &mark);
+                panic!("vllama ended with {status} before it listened:\n{}", process.stderr.all().join("\n"));
+            }
+            listening
+        })
+        .await;
+        let address = address["address"].as_str().and_then(|address| address.parse().ok());
+        let address: SocketAddr = address.expect("the address of the listening event");
+        let Self { directory, mark, .. } = self;
+        Vllama { client: Client::Tcp(address), address, process, directory, mark }
+    }
+
+    /// Starts it and waits until it has ended by itself.
+    pub async fn run(self) -> Ended {
+        let mut process = self.spawn();
+        let status = eventually("vllama ends", async || process.child.try_wait().expect("the state of a child")).await;
+        end(&mut process.child, &self.mark);
+        Ended { status, stderr: process.stderr.all().join("\n") }
+    }
+
+    fn spawn(&self) -> Running {
+        let mut passed: Vec<&str> = self.environment.iter().map(|(name, _)| name.as_str()).collect();
+        passed.retain(|name| name.starts_with("FAKE_VLLM_"));
+        passed.push("FAKE_VLLM_COUNT_FILE");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vllama"));
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("FAKE_VLLM_COUNT_FILE", self.path().join("starts"))
+            .env("VLLAMA_ENGINE_ENV", passed.join(","))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("vllama starts");
+        let stdout = Lines::read(child.stdout.take().expect("a pipe"));
+        let stderr = Lines::read(child.stderr.take().expect("a pipe"));
+        Running { child, stdout, stderr }
+    }
+}
+
+/// The body of a chat of one message.
+pub fn chat(message: &str, stream: bool) -> Value {
+    json!({"model": model::NAME, "messages": [{"role": "user", "content": message}], "stream": stream})
+}
+
+/// The body of a generation.
+pub fn generate(prompt: &str, stream: bool) -> Value {
+    json!({"model": model::NAME, "prompt": prompt, "stream": stream})
+}
+
+/// Asks politely, then in a hurry, then kills whatever bears the mark.
+fn end(child: &mut Child, mark: &str) {
+    let pid = i32::try_from(child.id()).unwrap_or_default();
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut asked = 0;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        if asked < 2 {
+            processes::signal(pid, Signal::SIGTERM);
+            asked += 1;
+        }
+        std::thread::sleep(LOOK);
+    }
+    for process in processes::marked(&format!("FAKE_VLLM_MARK={mark}")) {
+        processes::signal(process.pid, Signal::SIGKILL);
+    }
+    let _ = child.wait();
+}
+
+fn find_generations(directory: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name.strip_prefix('g').is_some_and(|number| number.parse::<u64>().is_ok());
+        if number { found.push(path) } else { find_generations(&path, found) }
+    }
+}
