@@ -51,7 +51,7 @@ impl Drop for Record {
         let (method, path, model) = (self.method.as_str(), self.path.as_str(), self.facts.model());
         self.span.in_scope(|| {
             // Probes come every few seconds and say nothing.
-            if path.starts_with("/health") && status < 500 {
+            if path.starts_with("/health") {
                 tracing::debug!(method, path, status, latency_ms, "request");
             } else {
                 tracing::info!(
