@@ -50,9 +50,9 @@ impl Router {
             }
         });
         let operators = [
-            entry("/health", &app, |app| health(app, |_| true)),
+            entry("/health", &app, health),
             entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
-            entry("/health/ready", &app, |app| health(app, |ready| ready)),
+            entry("/health/ready", &app, health),
         ];
         Self::of(native.chain(operators))
     }
@@ -87,10 +87,10 @@ fn entry(path: &'static str, app: &Arc<App>, answer: fn(&App) -> Reply) -> Entry
     Entry { methods: GET, path, handler, refuse: ollama::error::refuse }
 }
 
-/// The same body on both routes; `good` turns readiness into a status.
-fn health(app: &App, good: fn(bool) -> bool) -> Reply {
+/// The same on `/health` and `/health/ready`: the status says whether the default model can answer, the body why not.
+fn health(app: &App) -> Reply {
     let health = app.health();
-    let status = if good(health.ready()) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // Strings, numbers and JSON always become JSON.
     json(status, serde_json::to_vec(&health).unwrap_or_default())
 }
