@@ -51,9 +51,7 @@ fn skip(why: &str) {
 
 fn code(mut command: Command) -> i32 {
     let mut process = command.stdin(Stdio::null()).spawn().unwrap();
-    wait_for("the init has ended", || process.try_wait().unwrap())
-        .code()
-        .unwrap()
+    wait_for("the init has ended", || process.try_wait().unwrap()).code().unwrap()
 }
 
 fn output(mut command: Command) -> Output {

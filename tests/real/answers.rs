@@ -119,7 +119,7 @@ async fn format(vllama: &Vllama) {
         "required": ["name", "age"]});
     for format in [json!("json"), schema] {
         let body = json!({"model": MODEL, "prompt": "Describe Bob, 30, as JSON.", "format": format, "stream": false,
-            "options": {"temperature": 0, "num_predict": 200}});
+            "options": {"temperature": 0, "num_predict": 60}});
         let answer = vllama.post("/api/generate", &body).await.json();
         if format != "json" {
             let text: Value = serde_json::from_str(answer["response"].as_str().unwrap()).unwrap();
@@ -214,7 +214,13 @@ async fn unload(vllama: &Vllama) {
     vllama.engine_state("stopped").await;
     assert_eq!(vllama.get("/api/ps").await.json(), json!({"models": []}));
     assert_eq!(vllama.get("/health/ready").await.status(), 200);
-    vllama.post("/api/generate", &json!({"model": MODEL, "prompt": "", "stream": false})).await;
+    let load = Request::post("/api/generate", &json!({"model": MODEL, "prompt": ""}));
+    let mut load = vllama.client.send(&load).await.unwrap();
+    within(Duration::from_secs(300), "loaded again", async || {
+        (vllama.health().await["engine"]["state"] == "ready").then_some(())
+    })
+    .await;
+    assert_eq!(load.answer().await.unwrap().json()["done_reason"], "load");
     assert_eq!(vllama.health().await["engine"]["generation"], 2);
 }
 
