@@ -19,6 +19,8 @@ const PATIENCE: u32 = 3;
 pub(super) enum Command {
     Load,
     Lease { keep_alive: Option<KeepAlive>, reply: oneshot::Sender<Result<Lease, LeaseError>> },
+    /// Somebody may have stopped waiting for a lease.
+    GivenUp,
     Released,
     Unload,
     Close,
@@ -97,6 +99,7 @@ impl Keeper {
         match command {
             Command::Load => self.engine.start(),
             Command::Lease { keep_alive, reply } => self.lease(keep_alive, reply, status),
+            Command::GivenUp => self.waiting.retain(|waiting| !waiting.is_closed()),
             Command::Released => {
                 self.book.leases -= 1;
                 self.rest();

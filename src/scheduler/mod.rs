@@ -101,6 +101,8 @@ impl Scheduler {
                 served: self.model.manifest.name.clone(),
             });
         }
+        // Declared before the receiver and so dropped after it: the keeper then sees the reply channel closed.
+        let _told_at_the_end = TellGivenUp(&self.commands);
         let (reply, lease) = oneshot::channel();
         self.command(Command::Lease { keep_alive, reply });
         lease.await.unwrap_or(Err(LeaseError::ShuttingDown))
@@ -155,5 +157,14 @@ impl Scheduler {
     fn command(&self, command: Command) {
         // The task lives as long as a handle does, or the whole runtime is going down.
         let _ = self.commands.send(command);
+    }
+}
+
+/// Tells the keeper, when a wait for a lease ends, to look who still waits.
+struct TellGivenUp<'a>(&'a mpsc::UnboundedSender<Command>);
+
+impl Drop for TellGivenUp<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.send(Command::GivenUp);
     }
 }
