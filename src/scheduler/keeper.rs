@@ -18,7 +18,10 @@ const PATIENCE: u32 = 3;
 #[derive(Debug)]
 pub(super) enum Command {
     Load,
-    Lease { keep_alive: Option<KeepAlive>, reply: oneshot::Sender<Result<Lease, LeaseError>> },
+    Lease {
+        keep_alive: Option<KeepAlive>,
+        reply: oneshot::Sender<Result<Lease, LeaseError>>,
+    },
     /// Somebody may have stopped waiting for a lease.
     GivenUp,
     Released,
