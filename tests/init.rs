@@ -50,7 +50,8 @@ fn skip(why: &str) {
 }
 
 fn code(mut command: Command) -> i32 {
-    command.stdin(Stdio::null()).status().unwrap().code().unwrap()
+    let mut process = command.stdin(Stdio::null()).spawn().unwrap();
+    wait_for("the init has ended", || process.try_wait().unwrap()).code().unwrap()
 }
 
 fn output(mut command: Command) -> Output {

@@ -17,7 +17,7 @@ use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use crate::model::{ModelName, Store};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, Snapshot};
 use crate::telemetry::{Facts, Health};
 
 /// All that the answers are made from. Assembled once, before the port is opened.
@@ -35,11 +35,20 @@ pub struct App {
 }
 
 impl App {
-    /// How vllama is now; never waits.
+    /// How vllama is now.
     #[must_use]
     pub fn health(&self) -> Health {
-        let snapshot = self.scheduler.snapshot();
-        Health::report(&snapshot, &self.default_model, (self.gpus)(), self.started.elapsed())
+        self.report(&self.scheduler.measured())
+    }
+
+    /// As [`App::health`], without what has to be measured: orchestrators ask this every second.
+    #[must_use]
+    pub fn readiness(&self) -> Health {
+        self.report(&self.scheduler.snapshot())
+    }
+
+    fn report(&self, snapshot: &Snapshot) -> Health {
+        Health::report(snapshot, &self.default_model, (self.gpus)(), self.started.elapsed())
     }
 }
 

@@ -332,7 +332,10 @@ impl Supervisor {
         });
         let end = match outcome {
             Outcome::Ordered(order) => {
-                self.stop_leader(&mut leader, &mut generation, order).await;
+                // An engine that starts has nothing to drain, and vLLM loses a SIGTERM that comes while it loads.
+                if ready_at.is_some() {
+                    self.stop_leader(&mut leader, &mut generation, order).await;
+                }
                 End::Asked
             }
             Outcome::Exited(exit) => {

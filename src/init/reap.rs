@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::sys::{self, Waited};
 
@@ -153,6 +154,18 @@ impl Reaper {
     /// The pids of all programs that are not yet reaped; each is also the number of a session.
     pub(super) fn leaders(&self) -> Vec<i32> {
         self.lock().leaders.keys().copied().collect()
+    }
+
+    /// Kills every program that has not been reaped, with its process group, and reaps them for at most this long.
+    pub(super) fn end_all(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        for leader in self.leaders() {
+            sys::kill_group(leader, libc::SIGKILL);
+        }
+        while !self.leaders().is_empty() && Instant::now() < deadline {
+            self.reap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Reaps until no dead child is left, and tells each end. SIGCHLDs merge: one may stand for any number of children.

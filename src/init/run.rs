@@ -81,6 +81,9 @@ pub struct Init {
     stopper: Stopper,
 }
 
+/// How long killed programs may take to go before vllama goes without them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 impl Init {
     /// Takes over signals and children. Call it on the main thread before any other thread exists: threads started
     /// later inherit the blocked signals.
@@ -146,12 +149,17 @@ impl Init {
 
     /// The main loop. Blocks until [`Stopper::stop`] and returns its code; until then reaps every child at once, calls
     /// each `on_exit`, and `on_signal` for every other signal. Neither may block. A panic in one of them is caught.
+    ///
+    /// What was spawned and still runs at the end is killed: nothing that vllama started outlives it.
     pub fn run(self, mut on_signal: impl FnMut(Signal)) -> i32 {
-        self.serve(|number| {
+        let reaper = self.spawner.reaper();
+        let code = self.serve(|number| {
             if let Some(signal) = Signal::from_number(number) {
                 on_signal(signal);
             }
-        })
+        });
+        reaper.end_all(LAST_WORDS);
+        code
     }
 
     /// The main loop with signals as numbers.

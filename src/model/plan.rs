@@ -115,6 +115,11 @@ fn environment(device: Device, hardware: &Hardware, wishes: &Wishes) -> Vec<Choi
         with("PYTHONUNBUFFERED", "1", "the log is read as it is written"),
     ];
     if device == Device::Cpu {
+        environment.push(with(
+            "TORCHDYNAMO_DISABLE",
+            "1",
+            "without it the first request for logprobs compiles for 20 s",
+        ));
         let chosen = wishes.cpu_cache_gib.unwrap_or_else(|| (hardware.memory_available / 10 / GIB).clamp(1, 4));
         environment.push(Choice {
             name: "VLLM_CPU_KVCACHE_SPACE",

@@ -137,11 +137,21 @@ impl Scheduler {
         self.engine.status()
     }
 
-    /// The state of all engines now; never waits.
+    /// The state of all engines now, but for the memory they hold; never waits, reads nothing.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    pub fn snapshot(&self) -> Snapshot {
         let engine = EngineSnapshot::new(&self.model, &self.engine.status().borrow(), &self.book.borrow());
-        Arc::new(Snapshot { engines: vec![engine] })
+        Snapshot { engines: vec![engine] }
+    }
+
+    /// The state of all engines now, with the memory they hold: reads `/proc`.
+    #[must_use]
+    pub fn measured(&self) -> Snapshot {
+        let mut snapshot = self.snapshot();
+        for engine in &mut snapshot.engines {
+            engine.memory_bytes = self.engine.status().borrow().memory_bytes();
+        }
+        snapshot
     }
 
     fn command(&self, command: Command) {

@@ -39,7 +39,7 @@ pub struct EngineSnapshot {
     pub waiting: usize,
     /// The last death of the engine, for users; `None` once it is ready again.
     pub failure: Option<String>,
-    /// Bytes of main memory the engine's processes hold; `None` while there are none.
+    /// Bytes of main memory the engine's processes hold; `None` while there are none, or when nobody measured.
     pub memory_bytes: Option<u64>,
     /// Effective context length in tokens, known once ready.
     pub context_length: Option<u64>,
@@ -67,7 +67,7 @@ impl EngineSnapshot {
             leases: book.leases,
             waiting: book.waiting,
             failure: status.failure.as_ref().map(|failure| failure.message.clone()),
-            memory_bytes: status.memory_bytes(),
+            memory_bytes: None,
             context_length: status.max_model_len,
             expires_at: expires_at(book, now),
         }

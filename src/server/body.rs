@@ -17,35 +17,32 @@ pub struct Refused {
     pub text: String,
 }
 
-/// How much of a body that is too large is read all the same. A client that is still sending would not see the answer
-/// otherwise, only a broken connection.
-const POLITENESS: usize = 8 * 1024 * 1024;
+/// How long a body that is too large is read all the same, and thrown away. A client that is still sending would not
+/// see the answer otherwise, only a broken connection.
+const POLITENESS: Duration = Duration::from_secs(5);
 
-/// Reads a whole body.
+/// Reads a whole body. `asks_first` says that the client waits for leave to send it (`Expect: 100-continue`), which is
+/// given by the first read.
 ///
 /// # Errors
 /// [`Refused`] when it is longer than `limit` bytes, when the client is silent for longer than `silence`, or breaks off.
-pub async fn read<B>(body: B, limit: usize, silence: Duration) -> Result<Bytes, Refused>
+pub async fn read<B>(mut body: B, asks_first: bool, limit: usize, silence: Duration) -> Result<Bytes, Refused>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    // Said before a byte was read: a client that asks first (`Expect: 100-continue`) then sends nothing.
     if body.size_hint().lower() > limit as u64 {
+        if !asks_first {
+            discard(&mut body).await;
+        }
         return Err(too_large(limit));
     }
-    let mut body = body;
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(bytes) = next(&mut body, silence).await? {
         if first.len() + whole.len() + bytes.len() > limit {
-            let mut rest = POLITENESS;
-            while let Ok(Some(bytes)) = next(&mut body, Duration::from_secs(1)).await {
-                rest = rest.saturating_sub(bytes.len());
-                if rest == 0 {
-                    break;
-                }
-            }
+            drop((first, whole));
+            discard(&mut body).await;
             return Err(too_large(limit));
         }
         // Most bodies come in one piece and need no copy.
@@ -59,6 +56,15 @@ where
         }
     }
     Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+async fn discard<B>(body: &mut B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // Whoever sends for longer gets the answer late or never.
+    let _ = timeout(POLITENESS, all).await;
 }
 
 async fn next<B>(body: &mut B, silence: Duration) -> Result<Option<Bytes>, Refused>

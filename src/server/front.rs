@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{ALLOW, CONNECTION, HOST, LOCATION, SERVER};
+use http::header::{ALLOW, CONNECTION, EXPECT, HOST, LOCATION, SERVER};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tracing::Instrument;
@@ -126,7 +126,9 @@ impl Front {
 
     async fn call(&self, entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call) -> Reply {
         if !matches!(head.method, Method::GET | Method::HEAD) {
-            match body::read(body, self.settings.body_limit, self.settings.body_timeout).await {
+            let asks_first = head.headers.contains_key(EXPECT);
+            let Settings { body_limit, body_timeout, .. } = self.settings;
+            match body::read(body, asks_first, body_limit, body_timeout).await {
                 Ok(bytes) => call.body = bytes,
                 Err(refused) => {
                     let mut reply = (entry.refuse)(refused.status, &refused.text);

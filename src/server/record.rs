@@ -42,7 +42,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.patience.end();
         let status = match self.status {
-            Some(status) if self.ended => status.as_u16(),
+            Some(status) if self.ended || self.facts.complete() => status.as_u16(),
             _ => CLIENT_GONE,
         };
         let latency_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -51,7 +51,7 @@ impl Drop for Record {
         let (method, path, model) = (self.method.as_str(), self.path.as_str(), self.facts.model());
         self.span.in_scope(|| {
             // Probes come every few seconds and say nothing.
-            if path.starts_with("/health") && status < 500 {
+            if path.starts_with("/health") {
                 tracing::debug!(method, path, status, latency_ms, "request");
             } else {
                 tracing::info!(

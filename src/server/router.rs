@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 
 use crate::api::{self, Answering, App, Call, Reply, ollama};
+use crate::telemetry::Health;
 
 /// A route, ready to be called.
 pub struct Entry {
@@ -50,9 +51,9 @@ impl Router {
             }
         });
         let operators = [
-            entry("/health", &app, |app| health(app, |_| true)),
+            entry("/health", &app, |app| health(&app.health())),
             entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
-            entry("/health/ready", &app, |app| health(app, |ready| ready)),
+            entry("/health/ready", &app, |app| health(&app.readiness())),
         ];
         Self::of(native.chain(operators))
     }
@@ -87,12 +88,11 @@ fn entry(path: &'static str, app: &Arc<App>, answer: fn(&App) -> Reply) -> Entry
     Entry { methods: GET, path, handler, refuse: ollama::error::refuse }
 }
 
-/// The same body on both routes; `good` turns readiness into a status.
-fn health(app: &App, good: fn(bool) -> bool) -> Reply {
-    let health = app.health();
-    let status = if good(health.ready()) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+/// The status says whether the default model can answer, the body why not.
+fn health(health: &Health) -> Reply {
+    let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // Strings, numbers and JSON always become JSON.
-    json(status, serde_json::to_vec(&health).unwrap_or_default())
+    json(status, serde_json::to_vec(health).unwrap_or_default())
 }
 
 fn json(status: StatusCode, body: Vec<u8>) -> Reply {

@@ -5,9 +5,9 @@ use crate::harness::Vllama;
 #[tokio::test]
 async fn health_follows_the_engine_from_start_to_unload() {
     let vllama = Vllama::with_fake().env("FAKE_VLLM_START", "load:800").start_listening().await;
-    // The report is always there; readiness is what a load balancer asks for.
+    // The report is always there, with the status that load balancers ask vLLM's own `/health` for.
     let statuses = async |ready: u16| {
-        for (path, status) in [("/health", 200), ("/health/ready", ready), ("/health/live", 200)] {
+        for (path, status) in [("/health", ready), ("/health/ready", ready), ("/health/live", 200)] {
             assert_eq!(vllama.get(path).await.status(), status, "{path}");
         }
     };

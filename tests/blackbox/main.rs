@@ -1,6 +1,7 @@
 //! vllama from outside, with the fake engine under it: each test starts a vllama of its own and reads as a sentence.
 
 #[path = "../support/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of the real engine")]
 mod harness;
 
 mod answers;

@@ -1,26 +1,23 @@
 //! `/api/generate` and `/api/chat`: the checks in Ollama's order (ollama-api §3.1), then the way to the engine and back.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http_body_util::BodyExt;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use super::messages::{Turn, turns};
 use super::names::Wanted;
-use super::options::{Limit, Options};
-use super::request::{self, Common, Endpoint, Logprobs, Prompt};
-use super::response::{Asked, Clock, Shape, Translator, loaded};
-use super::stream::Lines;
+use super::options::Options;
+use super::request::{self, Endpoint, Logprobs, Prompt};
+use super::response::{Asked, Shape, loaded};
+use super::run::{Question, Run};
 use super::think::{self, Think, Thinking};
 use super::types::{ChatRequest, GenerateRequest};
-use super::{JSON, NDJSON, format, json, keep_alive};
-use crate::api::{self, App, Body, Call, Reply};
+use super::{JSON, format, json, keep_alive};
+use crate::api::{self, App, Call, Reply};
 use crate::model::{Capability, Installed};
-use crate::scheduler::{KeepAlive, Lease};
+use crate::scheduler::KeepAlive;
 
 /// What both requests say about themselves, read and checked.
 struct Wishes {
@@ -57,79 +54,12 @@ impl Wishes {
     }
 }
 
-/// A request whose lease is here.
-struct Run<'a> {
-    call: &'a Call,
-    model: &'a Installed,
-    lease: Lease,
-    leased: Instant,
-}
-
-/// What a run asks the engine.
-struct Question<'a> {
-    asked: Asked<'a>,
-    endpoint: Endpoint,
-    stream: bool,
-    body: Bytes,
-}
-
-impl<'a> Run<'a> {
-    async fn begin(
-        app: &App,
-        call: &'a Call,
-        model: &'a Arc<Installed>,
-        keep_alive: Option<KeepAlive>,
-    ) -> Result<Self, ApiError> {
-        let lease = app.scheduler.lease(model, keep_alive).await?;
-        Ok(Self { call, model, lease, leased: Instant::now() })
-    }
-
-    fn limit(&self, endpoint: Endpoint) -> Limit {
-        Limit { max_model_len: self.lease.max_model_len(), always: endpoint == Endpoint::Completions }
-    }
-
-    fn common<'b>(
-        &'b self,
-        endpoint: Endpoint,
-        stream: bool,
-        options: &'b Options,
-        response_format: Option<format::Format<'b>>,
-        return_token_ids: bool,
-    ) -> Common<'b> {
-        let sampling = options.sampling(&self.model.card.generation, self.limit(endpoint));
-        Common { model: self.lease.served_name(), stream, sampling, response_format, return_token_ids }
-    }
-
-    /// Posts and waits for a whole answer.
-    async fn fetch(&self, path: &'static str, body: Bytes) -> Result<Bytes, ApiError> {
-        let answer = self.lease.post(path, body, &self.call.request_id).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
-    }
-
-    /// Asks the engine and answers the client.
-    async fn answer(self, question: Question<'_>) -> Result<Reply, ApiError> {
-        let clock = Clock { arrived: self.call.arrived, leased: self.leased, first: None };
-        let mut translator = Translator::new(&question.asked, clock, self.call.facts.clone());
-        let path = question.endpoint.path();
-        if !question.stream {
-            let answer = self.fetch(path, question.body).await?;
-            let mut out = BytesMut::with_capacity(answer.len());
-            translator.whole(&answer, &mut out)?;
-            return Ok(api::whole(StatusCode::OK, JSON, out));
-        }
-        let answer = self.lease.post(path, question.body, &self.call.request_id).await?;
-        let (head, body) = answer.into_parts();
-        if !head.status.is_success() {
-            let body = body.collect().await?.to_bytes();
-            return Err(ApiError::from_engine(head.status, &body));
-        }
-        let lines = Lines::open(body, self.lease, translator).await?;
-        let mut reply = Reply::new(Body::Stream(Box::pin(lines)));
-        reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(NDJSON));
-        Ok(reply)
-    }
+/// Where a request is after its checks. The request itself, with images of many megabytes perhaps, is needed no more.
+enum Step {
+    /// It has its answer.
+    Answered(Reply),
+    /// The engine is to be asked.
+    Ask(Run, Box<Question>),
 }
 
 /// Looks the model up and notes it for the log.
@@ -148,7 +78,7 @@ async fn load(
     (shape, asked): (Shape, &str),
 ) -> Result<Reply, ApiError> {
     // The keep-alive begins when the lease is dropped.
-    let _lease = Run::begin(app, call, model, keep_alive).await?;
+    let _run = Run::begin(app, call, model, keep_alive).await?;
     Ok(api::whole(StatusCode::OK, JSON, loaded(shape, asked, "load")))
 }
 
@@ -162,6 +92,16 @@ fn unload(app: &App, model: &Arc<Installed>, (shape, asked): (Shape, &str)) -> R
 /// # Errors
 /// [`ApiError`], to be told in Ollama's shape.
 pub async fn chat(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
+    match prepare_chat(&app, &call).await? {
+        Step::Answered(reply) => Ok(reply),
+        Step::Ask(run, question) => {
+            drop(call);
+            run.answer(*question).await
+        }
+    }
+}
+
+async fn prepare_chat(app: &App, call: &Call) -> Result<Step, ApiError> {
     let text = json::text(&call.body)?;
     let request: ChatRequest = json::decode(&text)?;
     let wishes = Wishes::read(request.keep_alive, request.think, request.logprobs, request.top_logprobs)?;
@@ -169,9 +109,9 @@ pub async fn chat(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     if asked.trim().is_empty() {
         return Err(ApiError::ModelRequired);
     }
-    let model = find(&app, &call, asked)?;
+    let model = find(app, call, asked)?;
     if request.messages.is_empty() && wishes.unloads() {
-        return Ok(unload(&app, &model, (Shape::Chat, asked)));
+        return Ok(Step::Answered(unload(app, &model, (Shape::Chat, asked))));
     }
     wishes.check_thinking(&model, asked)?;
     if !model.card.can(Capability::Completion) {
@@ -184,17 +124,18 @@ pub async fn chat(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     }
     let options = Options::parse(request.options)?;
     if request.messages.is_empty() {
-        return load(&app, &call, &model, wishes.keep_alive, (Shape::Chat, asked)).await;
+        return load(app, call, &model, wishes.keep_alive, (Shape::Chat, asked)).await.map(Step::Answered);
     }
     let response_format = format::parse(request.format)?;
     let turns = turns(&request.messages)?;
-    let run = Run::begin(&app, &call, &model, wishes.keep_alive).await?;
+    let run = Run::begin(app, call, &model, wishes.keep_alive).await?;
     let stream = request.stream.unwrap_or(true);
     let common = run.common(Endpoint::Chat, stream, &options, response_format, false);
     let thinking = think::thinking(wishes.think, &model.card);
     let body = request::chat(common, &turns, tools, thinking, wishes.logprobs);
     let asked = Asked { shape: Shape::Chat, model: asked, logprobs: wishes.logprobs, context: false };
-    run.answer(Question { asked, endpoint: Endpoint::Chat, stream, body }).await
+    let question = run.question(&asked, Endpoint::Chat, stream, body);
+    Ok(Step::Ask(run, Box::new(question)))
 }
 
 fn has_elements(list: &RawValue) -> bool {
@@ -207,6 +148,16 @@ fn has_elements(list: &RawValue) -> bool {
 /// # Errors
 /// [`ApiError`], to be told in Ollama's shape.
 pub async fn generate(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
+    match prepare_generate(&app, &call).await? {
+        Step::Answered(reply) => Ok(reply),
+        Step::Ask(run, question) => {
+            drop(call);
+            run.answer(*question).await
+        }
+    }
+}
+
+async fn prepare_generate(app: &App, call: &Call) -> Result<Step, ApiError> {
     let text = json::text(&call.body)?;
     let request: GenerateRequest = json::decode(&text)?;
     let wishes = Wishes::read(request.keep_alive, request.think, request.logprobs, request.top_logprobs)?;
@@ -215,18 +166,18 @@ pub async fn generate(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         // Unlike chat, as in Ollama (§14).
         return Err(ApiError::NotFound(asked.to_owned()));
     }
-    let model = find(&app, &call, asked)?;
+    let model = find(app, call, asked)?;
     if request.prompt.is_empty() && wishes.unloads() {
-        return Ok(unload(&app, &model, (Shape::Generate, asked)));
+        return Ok(Step::Answered(unload(app, &model, (Shape::Generate, asked))));
     }
     check_generate(&request, &wishes, &model)?;
     let options = Options::parse(request.options)?;
     if request.prompt.is_empty() {
-        return load(&app, &call, &model, wishes.keep_alive, (Shape::Generate, asked)).await;
+        return load(app, call, &model, wishes.keep_alive, (Shape::Generate, asked)).await.map(Step::Answered);
     }
     let response_format = format::parse(request.format)?;
     check_supported(&request)?;
-    let run = Run::begin(&app, &call, &model, wishes.keep_alive).await?;
+    let run = Run::begin(app, call, &model, wishes.keep_alive).await?;
     let stream = request.stream.unwrap_or(true);
     let thinking = think::thinking(wishes.think, &model.card);
     let prompt = prompt(&run, &request, thinking).await?;
@@ -237,9 +188,9 @@ pub async fn generate(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         Rendered::Text(text) => request::completion(common, Prompt::Text(text), wishes.logprobs),
         Rendered::Tokens(tokens) => request::completion(common, Prompt::Tokens(tokens), wishes.logprobs),
     };
-    drop(prompt);
     let asked = Asked { shape: Shape::Generate, model: asked, logprobs: wishes.logprobs, context: !request.raw };
-    run.answer(Question { asked, endpoint, stream, body }).await
+    let question = run.question(&asked, endpoint, stream, body);
+    Ok(Step::Ask(run, Box::new(question)))
 }
 
 /// What the engine gets for a prompt.
@@ -253,11 +204,7 @@ enum Rendered<'a> {
 }
 
 /// Prepares the prompt. With a `context` the engine renders the new turn, and its tokens follow the old ones (§6.3).
-async fn prompt<'a>(
-    run: &Run<'_>,
-    request: &'a GenerateRequest<'a>,
-    thinking: Thinking,
-) -> Result<Rendered<'a>, ApiError> {
+async fn prompt<'a>(run: &Run, request: &'a GenerateRequest<'a>, thinking: Thinking) -> Result<Rendered<'a>, ApiError> {
     if request.raw {
         return Ok(Rendered::Text(&request.prompt));
     }
@@ -266,7 +213,7 @@ async fn prompt<'a>(
     if request.context.is_empty() {
         return Ok(Rendered::Turns(turns));
     }
-    let body = request::tokenize(run.lease.served_name(), &turns, thinking);
+    let body = request::tokenize(run.served_name(), &turns, thinking);
     let mut tokens = request.context.clone();
     tokens.extend(request::tokens(&run.fetch("/tokenize", body).await?)?);
     Ok(Rendered::Tokens(tokens))

@@ -20,6 +20,7 @@ pub mod options;
 pub mod request;
 pub mod response;
 pub mod routes;
+pub mod run;
 pub mod show;
 pub mod sse;
 pub mod stream;

@@ -130,6 +130,7 @@ impl Translator {
                 return Err(ApiError::Gone);
             }
             self.line(out, Line::default(), true);
+            self.facts.set_complete();
             return Ok(Progress::Done);
         }
         let mut piece = understood(data)?;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::api::ollama::sse::Events;
 
 fn translator(shape: Shape, logprobs: Logprobs, context: bool) -> Translator {
     let asked = Asked { shape, model: "smollm2:135m", logprobs, context };
@@ -204,4 +205,108 @@ fn load_and_unload_are_told_without_counters() {
         body.push(b'\n');
         assert_eq!(fixed(&body), [fields]);
     }
+}
+
+/// The body of an answer recorded from a real engine.
+macro_rules! recorded {
+    ($name:literal) => {
+        recorded_body(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/vllm/", $name, ".response.txt")))
+    };
+}
+
+fn recorded_body(answer: &'static str) -> &'static [u8] {
+    let (_head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    body.as_bytes()
+}
+
+/// Puts a recorded stream, cut into pieces, through the reader and the translator.
+fn replay(shape: Shape, logprobs: Logprobs, context: bool, pieces: &[&[u8]]) -> Vec<String> {
+    let mut translator = translator(shape, logprobs, context);
+    let (mut events, mut out) = (Events::default(), BytesMut::new());
+    let mut progress = Progress::Waiting;
+    for piece in pieces {
+        events.read(piece, |data| {
+            progress = translator.event(data, &mut out).expect("a good event");
+            true
+        });
+    }
+    assert_eq!(progress, Progress::Done);
+    fixed(&out)
+}
+
+#[test]
+fn a_recorded_chat_is_told_in_ollamas_words() {
+    let lines = replay(Shape::Chat, None, false, &[recorded!("chat-stream")]);
+    let mut expected: Vec<String> = ["The", " capital", " of", " France", " is", " Paris", "."]
+        .iter()
+        .map(|token| format!(r#"{{"message":{{"role":"assistant","content":"{token}"}},"done":false}}"#))
+        .collect();
+    expected.push(
+        r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","prompt_eval_count":37,"eval_count":8}"#
+            .to_owned(),
+    );
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn recorded_streams_give_the_same_lines_wherever_they_are_cut() {
+    for (stream, shape, logprobs, context) in [
+        (recorded!("chat-stream"), Shape::Chat, None, false),
+        (recorded!("chat-stream-token-ids"), Shape::Generate, None, true),
+        (recorded!("chat-stream-logprobs"), Shape::Chat, Some(3), false),
+        (recorded!("chat-stream-stop"), Shape::Chat, None, false),
+        (recorded!("completion-stream-token-ids"), Shape::Generate, None, true),
+        (recorded!("completion-stream-logprobs"), Shape::Generate, Some(2), false),
+    ] {
+        let whole = replay(shape, logprobs, context, &[stream]);
+        // Every length of pieces up to a whole event puts a cut at every place of some event.
+        for length in (1..stream.len().min(700)).step_by(3) {
+            let pieces: Vec<&[u8]> = stream.chunks(length).collect();
+            assert_eq!(replay(shape, logprobs, context, &pieces), whole, "cut every {length} bytes");
+        }
+    }
+    let stream = recorded!("chat-stream-stop");
+    let whole = replay(Shape::Chat, None, false, &[stream]);
+    for cut in 0..stream.len() {
+        let (one, two) = stream.split_at(cut);
+        assert_eq!(replay(Shape::Chat, None, false, &[one, two]), whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_recorded_stream_and_the_whole_answer_hold_the_same_context() {
+    let lines = replay(Shape::Generate, None, true, &[recorded!("chat-stream-token-ids")]);
+    let streamed: Value = serde_json::from_str(lines.last().expect("a last line")).expect("JSON");
+    let mut out = BytesMut::new();
+    translator(Shape::Generate, None, true).whole(recorded!("chat-token-ids"), &mut out).expect("an answer");
+    let whole: Value = serde_json::from_slice(&out).expect("JSON");
+    assert_eq!(whole["response"], "The capital of France is Paris.");
+    assert_eq!(whole["context"], streamed["context"]);
+    assert_eq!(whole["context"].as_array().map(Vec::len), Some(37 + 8));
+}
+
+#[test]
+fn recorded_calls_arrive_whole_both_ways() {
+    let lines = replay(Shape::Chat, None, false, &[recorded!("tools-required-stream")]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let streamed: Value = serde_json::from_str(&lines[0]).expect("JSON");
+    let mut out = BytesMut::new();
+    translator(Shape::Chat, None, false).whole(recorded!("tools-required"), &mut out).expect("an answer");
+    let whole: Value = serde_json::from_slice(&out).expect("JSON");
+    for answer in [streamed, whole] {
+        let call = &answer["message"]["tool_calls"][0];
+        assert_eq!(call["function"]["name"], "get_weather");
+        // This small model wrote a string; clients need an object.
+        assert_eq!(call["function"]["arguments"], serde_json::json!({"arguments": "Paris"}));
+        assert!(call["id"].as_str().is_some_and(|id| id.starts_with("call_")));
+    }
+}
+
+#[test]
+fn recorded_refusals_are_told_in_ollamas_words() {
+    let refused = |body: &[u8]| ApiError::from_engine(StatusCode::BAD_REQUEST, body);
+    assert_eq!(refused(recorded!("error-prompt-too-long")), ApiError::TooLong);
+    assert_eq!(refused(recorded!("error-completion-too-long")), ApiError::TooLong);
+    let schema = ApiError::Refused("Grammar error: Invalid type: nonsense".to_owned());
+    assert_eq!(refused(recorded!("chat-json-bad-schema")), schema);
 }

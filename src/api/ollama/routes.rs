@@ -69,7 +69,7 @@ fn running(app: &App) -> Reply {
         installed.iter().find(|model| model.name == engine.model).map(|model| &**model)
     };
     let on_gpu = (app.gpus)().is_some_and(|gpus| gpus.as_array().is_none_or(|gpus| !gpus.is_empty()));
-    api::whole(StatusCode::OK, JSON, listing::running(&app.scheduler.snapshot(), find, on_gpu))
+    api::whole(StatusCode::OK, JSON, listing::running(&app.scheduler.measured(), find, on_gpu))
 }
 
 /// `POST /api/show`, which must answer while the engine is still loading (§13.24).

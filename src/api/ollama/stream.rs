@@ -15,7 +15,8 @@ use super::sse::Events;
 
 /// Lines of an answer, made from the events of an engine's body `B`. Holds `L`, the lease, until the last line is made.
 pub struct Lines<B, L> {
-    engine: Option<(Pin<Box<B>>, L)>,
+    engine: Option<Pin<Box<B>>>,
+    lease: Option<L>,
     events: Events,
     translator: Translator,
     progress: Progress,
@@ -34,7 +35,8 @@ where
     /// What went wrong before.
     pub async fn open(engine: B, lease: L, translator: Translator) -> Result<Self, ApiError> {
         let mut lines = Self {
-            engine: Some((Box::pin(engine), lease)),
+            engine: Some(Box::pin(engine)),
+            lease: Some(lease),
             events: Events::default(),
             translator,
             progress: Progress::Waiting,
@@ -48,21 +50,29 @@ where
 
     /// Reads once from the engine and makes the lines it gives. All events that come in one read leave as one frame.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ApiError>> {
-        let Some((engine, _lease)) = &mut self.engine else {
+        let Some(engine) = &mut self.engine else {
             return Poll::Ready(Ok(()));
         };
         let outcome = match ready!(engine.as_mut().poll_frame(context)) {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) => self.absorb(&bytes),
-                Err(_trailers) => Ok(()),
+                Ok(bytes) if self.progress < Progress::Done => self.absorb(&bytes),
+                Ok(_) | Err(_) => Ok(()),
             },
+            // After `[DONE]` this is the end, one way or another. Before it, it is none.
+            Some(Err(_)) | None if self.progress == Progress::Done => {
+                self.engine = None;
+                Ok(())
+            }
             Some(Err(error)) => Err(error.into()),
-            // It has to end with `[DONE]`.
             None => Err(ApiError::Gone),
         };
-        if outcome.is_err() || self.progress == Progress::Done {
-            // The place is free and the engine's work at an end before the client has read the last line.
+        if outcome.is_err() {
             self.engine = None;
+        }
+        if outcome.is_err() || self.progress == Progress::Done {
+            // The place is free before the client has read the last line. The body is read on to its end, which is
+            // near, so that its connection can be used again.
+            self.lease = None;
         }
         Poll::Ready(outcome)
     }
@@ -198,10 +208,10 @@ mod tests {
         let lease = Arc::new(());
         let whole = [ROLE, TEXT, STOP, DONE].concat();
         let mut lines = open(&[&whole], lease.clone()).await.expect("a stream");
-        assert_eq!(Arc::strong_count(&lease), 1, "all is read");
+        assert_eq!(Arc::strong_count(&lease), 1, "the last line is made");
         let frame = lines.frame().await.expect("one frame").expect("infallible").into_data().expect("data");
         assert_eq!(frame.iter().filter(|byte| **byte == b'\n').count(), 2, "events of one read leave together");
-        assert!(lines.is_end_stream());
+        assert!(lines.frame().await.is_none() && lines.is_end_stream());
         let lines = open(&[ROLE, TEXT, STOP, DONE], lease.clone()).await.expect("a stream");
         assert_eq!(Arc::strong_count(&lease), 2);
         drop(lines);

@@ -7,4 +7,4 @@ pub mod processes;
 pub mod vllama;
 
 pub use client::{Answer, Client, Framing, Request};
-pub use vllama::{Vllama, eventually};
+pub use vllama::{Vllama, eventually, within};

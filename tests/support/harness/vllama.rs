@@ -21,13 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Waits until `state` gives an answer.
-pub async fn eventually<T>(what: &str, mut state: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn eventually<T>(what: &str, state: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, state).await
+}
+
+/// Waits at most this long until `state` gives an answer.
+pub async fn within<T>(limit: Duration, what: &str, mut state: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = state().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -38,6 +43,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     directory: TempDir,
     mark: String,
+    start_limit: Duration,
 }
 
 /// A running vllama. When it is dropped, everything it started ends with it.
@@ -49,6 +55,8 @@ pub struct Vllama {
     process: Running,
     directory: TempDir,
     mark: String,
+    /// Longest wait for the engine.
+    start_limit: Duration,
 }
 
 /// What is left of a vllama that ended by itself.
@@ -112,7 +120,18 @@ impl Vllama {
             ("FAKE_VLLM_MARK".to_owned(), mark.clone()),
         ];
         let arguments = ["serve", model::NAME, "--json"].map(str::to_owned).to_vec();
-        Builder { arguments, environment, directory, mark }
+        Builder { arguments, environment, directory, mark, start_limit: PATIENCE }
+    }
+
+    /// A vllama with the real engine of the virtual environment `venv`, a model store that holds the default model, and
+    /// a state directory that keeps vLLM's caches from one test to the next.
+    pub fn with_real(venv: &Path, models: &Path, state: &Path) -> Builder {
+        let mut builder = Self::with_fake()
+            .env("VLLAMA_ENGINE", &venv.join("bin/vllm").to_string_lossy())
+            .env("VLLAMA_MODELS", &models.to_string_lossy())
+            .env("VLLAMA_STATE", &state.to_string_lossy());
+        builder.start_limit = Duration::from_secs(400);
+        builder
     }
 
     /// POST of JSON.
@@ -138,7 +157,7 @@ impl Vllama {
     /// Waits until the engine answers.
     pub async fn ready(&self) {
         let what = format!("ready; last said: {:?}", self.process.stderr.all().last());
-        eventually(&what, async || {
+        within(self.start_limit, &what, async || {
             let answer = self.client.try_request(&Request::new("GET", "/health/ready")).await.ok()?;
             (answer.status() == 200).then_some(())
         })
@@ -335,8 +354,8 @@ impl Builder {
         .await;
         let address = address["address"].as_str().and_then(|address| address.parse().ok());
         let address: SocketAddr = address.expect("the address of the listening event");
-        let Self { directory, mark, .. } = self;
-        Vllama { client: Client::Tcp(address), address, process, directory, mark }
+        let Self { directory, mark, start_limit, .. } = self;
+        Vllama { client: Client::Tcp(address), address, process, directory, mark, start_limit }
     }
 
     /// Starts it and waits until it has ended by itself.

@@ -1,0 +1,115 @@
+//! A request with its lease: asks the engine and answers the client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body_util::BodyExt;
+
+use super::error::ApiError;
+use super::format::Format;
+use super::options::{Limit, Options};
+use super::request::{Common, Endpoint};
+use super::response::{Asked, Clock, Translator};
+use super::stream::Lines;
+use super::{JSON, NDJSON};
+use crate::api::{self, App, Body, Call, Reply};
+use crate::model::Installed;
+use crate::scheduler::{KeepAlive, Lease};
+use crate::telemetry::Facts;
+
+/// A request whose lease is here.
+pub struct Run {
+    model: Arc<Installed>,
+    lease: Lease,
+    request_id: Arc<str>,
+    facts: Arc<Facts>,
+    clock: Clock,
+}
+
+/// What the engine is asked, and how its answer is to be told.
+pub struct Question {
+    endpoint: Endpoint,
+    stream: bool,
+    body: Bytes,
+    translator: Translator,
+}
+
+impl Run {
+    /// Waits for a lease.
+    ///
+    /// # Errors
+    /// [`ApiError::NoLease`].
+    pub async fn begin(
+        app: &App,
+        call: &Call,
+        model: &Arc<Installed>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Self, ApiError> {
+        let lease = app.scheduler.lease(model, keep_alive).await?;
+        let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
+        Ok(Self { model: model.clone(), lease, request_id: call.request_id.clone(), facts: call.facts.clone(), clock })
+    }
+
+    /// The engine's name for the model.
+    pub fn served_name(&self) -> &str {
+        self.lease.served_name()
+    }
+
+    /// The fields that requests to both endpoints have in common.
+    pub fn common<'a>(
+        &'a self,
+        endpoint: Endpoint,
+        stream: bool,
+        options: &'a Options,
+        response_format: Option<Format<'a>>,
+        return_token_ids: bool,
+    ) -> Common<'a> {
+        let always = endpoint == Endpoint::Completions;
+        let limit = Limit { max_model_len: self.lease.max_model_len(), always };
+        let sampling = options.sampling(&self.model.card.generation, limit);
+        Common { model: self.served_name(), stream, sampling, response_format, return_token_ids }
+    }
+
+    /// Puts a request for the engine together with the way back.
+    pub fn question(&self, asked: &Asked<'_>, endpoint: Endpoint, stream: bool, body: Bytes) -> Question {
+        let translator = Translator::new(asked, self.clock, self.facts.clone());
+        Question { endpoint, stream, body, translator }
+    }
+
+    /// Posts and waits for a whole answer.
+    ///
+    /// # Errors
+    /// What the engine says, or that it is gone.
+    pub async fn fetch(&self, path: &'static str, body: Bytes) -> Result<Bytes, ApiError> {
+        let answer = self.lease.post(path, body, &self.request_id).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
+    }
+
+    /// Asks the engine and answers the client.
+    ///
+    /// # Errors
+    /// What went wrong before the answer had begun.
+    pub async fn answer(self, question: Question) -> Result<Reply, ApiError> {
+        let Question { endpoint, stream, body, mut translator } = question;
+        if !stream {
+            let answer = self.fetch(endpoint.path(), body).await?;
+            let mut out = BytesMut::with_capacity(answer.len());
+            translator.whole(&answer, &mut out)?;
+            return Ok(api::whole(StatusCode::OK, JSON, out));
+        }
+        let answer = self.lease.post(endpoint.path(), body, &self.request_id).await?;
+        let (head, body) = answer.into_parts();
+        if !head.status.is_success() {
+            let body = body.collect().await?.to_bytes();
+            return Err(ApiError::from_engine(head.status, &body));
+        }
+        let lines = Lines::open(body, self.lease, translator).await?;
+        let mut reply = Reply::new(Body::Stream(Box::pin(lines)));
+        reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(NDJSON));
+        Ok(reply)
+    }
+}

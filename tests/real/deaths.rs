@@ -1,0 +1,90 @@
+//! What happens when a process of the real engine is killed, or vllama is told to stop while the engine starts.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::answers::leftovers;
+use crate::harness::{Request, Vllama, processes, within};
+use crate::{Ground, MODEL, Runner};
+
+/// An engine of an earlier generation is gone within this time (the issue's own bound).
+const SWEPT_WITHIN: Duration = Duration::from_secs(15);
+
+pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+    runner.test("SIGTERM while the engine starts leaves nothing behind", stop_while_starting(ground));
+    let Some(vllama) = runner.test("a second vllama gets ready", ground.start()) else { return };
+    runner.test("kill -9 of the leader: a new engine serves, nothing is left of the old one", kill_leader(&vllama));
+    runner.test("kill -9 of the engine core: streams end with an error line, a new engine serves", kill_core(&vllama));
+    runner.test("an orderly stop leaves nothing behind", async move {
+        vllama.stop().await;
+        assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
+    });
+}
+
+async fn stop_while_starting(ground: &Ground) {
+    let mut vllama = ground.start_listening().await;
+    within(Duration::from_secs(120), "the engine core runs", async || {
+        vllama.processes().iter().any(|process| process.name.starts_with("VLLM::EngineCor")).then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    vllama.signal(Signal::SIGTERM);
+    let status = vllama.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    vllama.assert_nothing_left();
+    assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
+}
+
+fn engine_pids(vllama: &Vllama) -> Vec<i32> {
+    vllama.processes().iter().map(|process| process.pid).filter(|pid| *pid != vllama.pid()).collect()
+}
+
+async fn kill_leader(vllama: &Vllama) {
+    let old = engine_pids(vllama);
+    let leader =
+        *old.iter().find(|pid| processes::children(vllama.pid()).iter().any(|child| child.pid == **pid)).unwrap();
+    killed(vllama, leader, &old, 2).await;
+}
+
+async fn kill_core(vllama: &Vllama) {
+    let old = engine_pids(vllama);
+    let body = json!({"model": MODEL, "prompt": "Write a long story.", "options": {"num_predict": 3000}});
+    let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
+    exchange.head().await.unwrap();
+    let core = vllama.process("VLLM::EngineCor").pid;
+    let stream = async {
+        let mut text = String::new();
+        while let Ok(Some(piece)) = exchange.piece().await {
+            text.push_str(&String::from_utf8(piece.bytes).unwrap());
+        }
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert!(last["error"].is_string(), "{last}");
+        assert_eq!(last.as_object().unwrap().len(), 1, "{last}");
+    };
+    tokio::join!(stream, killed(vllama, core, &old, 3));
+}
+
+/// Kills one process and waits until a new generation serves.
+async fn killed(vllama: &Vllama, pid: i32, old: &[i32], generation: u64) {
+    let began = Instant::now();
+    processes::signal(pid, Signal::SIGKILL);
+    within(SWEPT_WITHIN, "the old engine is gone", async || {
+        engine_pids(vllama).iter().all(|pid| !old.contains(pid)).then_some(())
+    })
+    .await;
+    println!("  swept after {:.1} s", began.elapsed().as_secs_f32());
+    within(Duration::from_secs(30), "not ready any more", async || {
+        (vllama.health().await["engine"]["generation"] == generation).then_some(())
+    })
+    .await;
+    // A request that comes now waits for the new engine.
+    vllama.ready().await;
+    println!("  ready again after {:.1} s", began.elapsed().as_secs_f32());
+    let body = json!({"model": MODEL, "prompt": "What is the capital of France?", "stream": false, "options": {"temperature": 0}});
+    let answer = vllama.post("/api/generate", &body).await;
+    assert_eq!(answer.json()["response"], "The capital of France is Paris.");
+    assert_eq!(vllama.generations().len(), 1);
+}

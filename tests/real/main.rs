@@ -1,0 +1,104 @@
+//! vllama from outside, with the real vLLM and a real model under it.
+//!
+//! A runner of its own: the engine takes a minute to start on two cores, so the tests share one and run in order; those
+//! that kill something come last. `VLLAMA_TEST_VENV` names the virtual environment of the engine, `VLLAMA_TEST_CLIENTS` a
+//! Python that has the client packages; without the first everything is skipped.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../support/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of the fake engine, which use all of it")]
+mod harness;
+
+mod answers;
+mod deaths;
+mod load;
+
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use harness::Vllama;
+
+/// The default model, as its users know it.
+const MODEL: &str = "smollm2:135m";
+
+/// What the tests stand on.
+struct Ground {
+    venv: PathBuf,
+    models: PathBuf,
+    state: PathBuf,
+}
+
+impl Ground {
+    async fn start(&self) -> Vllama {
+        Vllama::with_real(&self.venv, &self.models, &self.state).start().await
+    }
+
+    async fn start_listening(&self) -> Vllama {
+        Vllama::with_real(&self.venv, &self.models, &self.state).start_listening().await
+    }
+}
+
+/// Counts and tells.
+#[derive(Default)]
+struct Runner {
+    passed: u32,
+    failed: Vec<String>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Runner {
+    /// Runs one test; a panic is its failure.
+    fn test<T>(&mut self, name: &str, test: impl Future<Output = T>) -> Option<T> {
+        let began = Instant::now();
+        let runtime = self.runtime.get_or_insert_with(|| tokio::runtime::Runtime::new().unwrap());
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(test)));
+        let seconds = began.elapsed().as_secs_f32();
+        if outcome.is_ok() {
+            println!("test {name} ... ok ({seconds:.1} s)");
+            self.passed += 1;
+        } else {
+            println!("test {name} ... FAILED ({seconds:.1} s)");
+            self.failed.push(name.to_owned());
+        }
+        outcome.ok()
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(venv) = std::env::var_os("VLLAMA_TEST_VENV").map(PathBuf::from) else {
+        println!("skipped: the real engine, since VLLAMA_TEST_VENV names no virtual environment; `make test` sets it");
+        return ExitCode::SUCCESS;
+    };
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let ground = Ground { venv, models: place.join("models"), state: place.join("state") };
+    let mut runner = Runner::default();
+    runner.test("the default model is imported from GGUF once", async { import(&ground) });
+    answers::run(&mut runner, &ground);
+    deaths::run(&mut runner, &ground);
+    let Runner { passed, failed, .. } = runner;
+    for name in &failed {
+        println!("failed: {name}");
+    }
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("test result: {word}. {passed} passed; {} failed", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn import(ground: &Ground) {
+    let directory = std::fs::read_dir(ground.venv.join("share/vllama")).unwrap();
+    let file =
+        directory.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "gguf"));
+    let status = Command::new(env!("CARGO_BIN_EXE_vllama"))
+        .args(["import", "--if-missing", "--engine"])
+        .arg(ground.venv.join("bin/vllm"))
+        .arg("--models-dir")
+        .arg(&ground.models)
+        .arg(file.expect("the default model's file"))
+        .arg(MODEL)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert!(ground.models.join("registry.ollama.ai/library/smollm2/135m/model.safetensors").exists());
+}
