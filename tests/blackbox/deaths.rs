@@ -60,11 +60,7 @@ async fn an_engine_that_dies_in_the_middle_of_a_stream_is_started_again() {
         let answer = vllama.chat_stream(&format!("FAKE:{fault} 4")).await;
         assert_ends_with_error(&answer.lines());
         // A leader without core lives on for a moment and answers 500.
-        let health = eventually("a second generation", async || {
-            let health = vllama.health().await;
-            (health["engine"]["generation"] == 2 && health["engine"]["state"] == "ready").then_some(health)
-        })
-        .await;
+        let health = vllama.generation(2).await;
         assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3", "{fault}");
         assert_eq!(health["engine"]["restarts"], 1, "{fault}: exit status 0 is a death too");
         assert_eq!(vllama.generations().len(), 1, "{fault}: the old generation's directory is gone");
@@ -75,10 +71,12 @@ async fn an_engine_that_dies_in_the_middle_of_a_stream_is_started_again() {
 #[tokio::test]
 async fn an_engine_that_dies_before_the_first_word_is_a_500() {
     let vllama = Vllama::with_fake().start().await;
-    for stream in [true, false] {
+    for (stream, next) in [(true, 2), (false, 3)] {
         let answer = vllama.post("/api/chat", &crate::harness::vllama::chat("FAKE:exit1 0", stream)).await;
         assert_eq!(answer.status(), 500, "{}", answer.text());
         assert!(answer.error().contains("unexpectedly stopped"), "{}", answer.error());
+        // What arrives before vllama has noticed the death may fail as well.
+        vllama.generation(next).await;
         assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3");
     }
 }
@@ -98,11 +96,7 @@ async fn a_killed_leader_leaves_nobody_behind() {
     let vllama = Vllama::with_fake().start().await;
     let old: Vec<i32> = ["fake-vllm", "VLLM::EngineCor", "VLLM::Worker"].map(|name| vllama.process(name).pid).into();
     processes::signal(old[0], Signal::SIGKILL);
-    eventually("a second generation", async || {
-        let health = vllama.health().await;
-        (health["engine"]["generation"] == 2 && health["engine"]["state"] == "ready").then_some(())
-    })
-    .await;
+    vllama.generation(2).await;
     let living: Vec<i32> = vllama.processes().iter().map(|process| process.pid).collect();
     assert!(old.iter().all(|pid| !living.contains(pid)), "{old:?} in {living:?}");
     assert_eq!(vllama.generations().len(), 1);
@@ -114,11 +108,7 @@ async fn a_killed_core_is_a_death_of_the_engine() {
     let vllama = Vllama::with_fake().start().await;
     let core = vllama.process("VLLM::EngineCor").pid;
     processes::signal(core, Signal::SIGKILL);
-    eventually("a second generation", async || {
-        let health = vllama.health().await;
-        (health["engine"]["generation"] == 2 && health["engine"]["state"] == "ready").then_some(())
-    })
-    .await;
+    vllama.generation(2).await;
     vllama.stop().await;
 }
 
@@ -129,11 +119,7 @@ async fn what_a_dead_engine_leaves_behind_is_swept() {
     assert_eq!(strays(), 2);
     let first = vllama.generations();
     processes::signal(vllama.process("fake-vllm").pid, Signal::SIGKILL);
-    eventually("a second generation", async || {
-        let health = vllama.health().await;
-        (health["engine"]["generation"] == 2 && health["engine"]["state"] == "ready").then_some(())
-    })
-    .await;
+    vllama.generation(2).await;
     assert_eq!(strays(), 2, "only those of the second generation");
     assert!(!first[0].exists(), "{}", first[0].display());
     vllama.stop().await;

@@ -178,6 +178,15 @@ impl Vllama {
         .await
     }
 
+    /// Waits until this generation of the engine answers.
+    pub async fn generation(&self, number: u64) -> Value {
+        eventually(&format!("generation {number} is ready"), async || {
+            let health = self.health().await;
+            (health["engine"]["generation"] == number && health["engine"]["state"] == "ready").then_some(health)
+        })
+        .await
+    }
+
     /// The process id of vllama.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.process.child.id()).expect("a process id")
