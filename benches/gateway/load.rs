@@ -1,0 +1,210 @@
+//! The load: the leanest client that can tell lines and their times apart, the same for both ways.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use memchr::memmem;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Milliseconds.
+pub type Times = Vec<f64>;
+
+/// Where load goes.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// vllama, in Ollama's dialect.
+    Vllama(SocketAddr),
+    /// The engine, in OpenAI's.
+    Engine(PathBuf),
+}
+
+/// A duplex byte stream.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire for T {}
+
+/// What streams took.
+#[derive(Default)]
+pub struct Streams {
+    /// From the request to the first line with a word.
+    pub first: Times,
+    /// From line to line.
+    pub gaps: Times,
+    /// Number of lines.
+    pub lines: usize,
+}
+
+/// What whole answers took.
+pub struct Whole {
+    /// Each answer's time.
+    pub times: Times,
+    /// Number of answers.
+    pub answers: usize,
+}
+
+impl Target {
+    async fn connect(&self) -> Box<dyn Wire> {
+        match self {
+            Self::Vllama(address) => {
+                let stream = TcpStream::connect(address).await.expect("a connection");
+                stream.set_nodelay(true).expect("an option of the socket");
+                Box::new(stream)
+            }
+            Self::Engine(socket) => Box::new(UnixStream::connect(socket).await.expect("a connection")),
+        }
+    }
+
+    fn request(&self, prompt: &str, stream: bool) -> Vec<u8> {
+        let messages = format!(
+            "\"model\":\"{}\",\"messages\":[{{\"role\":\"user\",\"content\":\"{prompt}\"}}]",
+            crate::model::NAME
+        );
+        let (path, body) = match self {
+            Self::Vllama(_) => ("/api/chat", format!("{{{messages},\"stream\":{stream}}}")),
+            Self::Engine(_) => {
+                let usage = if stream { ",\"stream_options\":{\"include_usage\":true}" } else { "" };
+                ("/v1/chat/completions", format!("{{{messages},\"stream\":{stream}{usage}}}"))
+            }
+        };
+        let head = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length";
+        format!("POST {path} HTTP/1.1\r\n{head}: {}\r\n\r\n{body}", body.len()).into_bytes()
+    }
+
+    /// What stands once in each line with a word.
+    fn mark(&self) -> &'static [u8] {
+        match self {
+            Self::Vllama(_) => b"\"done\":false",
+            Self::Engine(_) => b"\"delta\":{\"content\"",
+        }
+    }
+}
+
+/// This many streams at a time, each of so many words.
+pub async fn streams(target: &Target, number: usize, words: usize) -> Streams {
+    let tasks = (0..number).map(|_| one_stream(target.clone(), words));
+    let mut all = Streams::default();
+    for stream in together(tasks).await {
+        all.first.extend(stream.first);
+        all.gaps.extend(stream.gaps);
+        all.lines += stream.lines;
+    }
+    all
+}
+
+/// Times to the first line, one short stream after the other.
+pub async fn first_lines(target: &Target, number: usize) -> Times {
+    let mut times = Times::new();
+    for _ in 0..number {
+        times.extend(one_stream(target.clone(), 1).await.first);
+    }
+    times
+}
+
+async fn one_stream(target: Target, words: usize) -> Streams {
+    let mut wire = target.connect().await;
+    let request = target.request(&format!("FAKE:count {words}"), true);
+    let mark = memmem::Finder::new(target.mark());
+    let sent = Instant::now();
+    wire.write_all(&request).await.expect("a request on its way");
+    let mut stream = Streams::default();
+    let mut last = sent;
+    // What was read, after the end of what came before: a mark may come in two parts.
+    let mut buffer = vec![0; 64 * 1024];
+    let mut kept = 0;
+    loop {
+        let read = wire.read(&mut buffer[kept..]).await.expect("an answer");
+        assert_ne!(read, 0, "the answer has an end of its own");
+        let now = Instant::now();
+        let bytes = &buffer[..kept + read];
+        for _ in mark.find_iter(bytes) {
+            let time = (now - last).as_secs_f64() * 1000.0;
+            if stream.lines == 0 {
+                stream.first.push(time)
+            } else {
+                stream.gaps.push(time)
+            }
+            stream.lines += 1;
+            last = now;
+        }
+        if bytes.ends_with(b"\r\n0\r\n\r\n") {
+            break;
+        }
+        let keep = bytes.len().min(target.mark().len() - 1);
+        let start = bytes.len() - keep;
+        buffer.copy_within(start..start + keep, 0);
+        kept = keep;
+    }
+    assert!(stream.lines >= words, "{} of {words} words", stream.lines);
+    stream
+}
+
+/// This many connections ask for whole answers, one after the other, for so long.
+pub async fn whole(target: &Target, connections: usize, time: Duration) -> Whole {
+    let deadline = Instant::now() + time;
+    let times: Times = together((0..connections).map(|_| many_wholes(target.clone(), deadline))).await.concat();
+    Whole { answers: times.len(), times }
+}
+
+async fn many_wholes(target: Target, deadline: Instant) -> Times {
+    let mut wire = target.connect().await;
+    let request = target.request("What is the capital of France?", false);
+    let mut buffer = vec![0; 16 * 1024];
+    let mut times = Times::new();
+    while Instant::now() < deadline {
+        let sent = Instant::now();
+        wire.write_all(&request).await.expect("a request on its way");
+        let mut filled = 0;
+        loop {
+            let read = wire.read(&mut buffer[filled..]).await.expect("an answer");
+            assert_ne!(read, 0, "the connection stays open");
+            filled += read;
+            if is_complete(&buffer[..filled]) {
+                break;
+            }
+        }
+        times.push(sent.elapsed().as_secs_f64() * 1000.0);
+    }
+    times
+}
+
+fn is_complete(bytes: &[u8]) -> bool {
+    let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let length =
+        head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse::<usize>().ok());
+    bytes.len() == end + 4 + length.expect("an answer with a length")
+}
+
+/// Opens streams that say one word and no more.
+pub async fn silent(target: &Target, number: usize) -> Vec<Box<dyn Wire>> {
+    let mut open = Vec::new();
+    for _ in 0..number {
+        let mut wire = target.connect().await;
+        wire.write_all(&target.request("FAKE:hang 1", true)).await.expect("a request on its way");
+        open.push(wire);
+    }
+    for wire in &mut open {
+        let mut bytes = Vec::new();
+        while memmem::find(&bytes, target.mark()).is_none() {
+            assert_ne!(wire.read_buf(&mut bytes).await.expect("a first word"), 0, "the stream stays open");
+        }
+    }
+    open
+}
+
+/// Runs all of them on this thread at a time.
+async fn together<T: 'static>(futures: impl Iterator<Item = impl Future<Output = T> + 'static>) -> Vec<T> {
+    let local = tokio::task::LocalSet::new();
+    let tasks: Vec<_> = futures.map(|future| local.spawn_local(future)).collect();
+    local
+        .run_until(async {
+            let mut results = Vec::with_capacity(tasks.len());
+            for task in tasks {
+                results.push(task.await.expect("a client"));
+            }
+            results
+        })
+        .await
+}

@@ -1,0 +1,112 @@
+//! A vllama with the fake engine, and what the kernel says about it.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::model;
+
+/// A running vllama; stopped when dropped.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Time from exec to the listening event.
+    pub listening: Duration,
+    child: Child,
+    directory: TempDir,
+}
+
+/// The vllama that is measured.
+pub fn binary() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/vllama");
+    std::env::var_os("VLLAMA_BENCH_BINARY")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| if built.is_file() { built } else { env!("CARGO_BIN_EXE_vllama").into() })
+}
+
+/// As many descriptors as this process may have.
+pub fn raise_limits() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the soft limit may become the hard one");
+}
+
+impl Server {
+    /// Starts it and waits until the engine is ready.
+    pub async fn start(environment: &[(&str, &str)]) -> Self {
+        let directory = tempfile::Builder::new().prefix("vllama-bench-").tempdir().expect("a temporary directory");
+        let path = |name: &str| directory.path().join(name);
+        model::install(&path("models"), "smollm2", "135m");
+        let begun = Instant::now();
+        let mut child = Command::new(binary())
+            .args(["serve", model::NAME, "--json"])
+            .env("OLLAMA_HOST", "127.0.0.1:0")
+            .env("VLLAMA_MODELS", path("models"))
+            .env("VLLAMA_STATE", path("state"))
+            .env("VLLAMA_RUN", path("run"))
+            .env("VLLAMA_ENGINE", env!("CARGO_BIN_EXE_fake-vllm"))
+            .env("VLLAMA_GPU_HELPER", env!("CARGO_BIN_EXE_vllama-gpu"))
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("vllama starts");
+        let events = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut address = None;
+        let mut listening = Duration::ZERO;
+        for event in events {
+            let event: serde_json::Value = serde_json::from_str(&event.expect("a line")).unwrap_or_default();
+            if event["event"] == "listening" {
+                listening = begun.elapsed();
+                address = event["address"].as_str().and_then(|address| address.parse().ok());
+            }
+            if event["event"] == "ready" {
+                break;
+            }
+        }
+        Self { address: address.expect("a listening event"), listening, child, directory }
+    }
+
+    /// The engine's socket.
+    pub fn socket(&self) -> PathBuf {
+        let below = |directory: PathBuf| std::fs::read_dir(directory).expect("a directory").flatten();
+        let directories =
+            below(self.directory.path().join("run")).map(|entry| entry.path()).filter(|path| path.is_dir());
+        let sockets = directories.flat_map(below).map(|entry| entry.path().join("engine.sock"));
+        sockets.into_iter().find(|path| path.exists()).expect("the engine's socket")
+    }
+
+    /// Processor time that all its threads have taken, to the nanosecond.
+    pub fn processor_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        let spent = tasks.flatten().filter_map(|task| {
+            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(spent.sum())
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).expect("its memory") * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default());
+        // Two signals: what runs need not finish.
+        let _ = kill(pid, Signal::SIGTERM);
+        std::thread::sleep(Duration::from_millis(20));
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
