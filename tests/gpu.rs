@@ -146,7 +146,10 @@ fn the_real_helper_answers_once() {
     assert!(output.status.success() && output.stderr.is_empty());
     let reading: Reading = serde_json::from_slice(&output.stdout).unwrap();
     match reading.reason {
-        Some(reason) => assert!(reason.starts_with("no NVIDIA driver: ") && reading.gpus.is_empty(), "{reason}"),
+        Some(reason) => {
+            assert!(reason.starts_with("no NVIDIA driver: ") && reading.gpus.is_empty(), "{reason}");
+            println!("skipped: the figures of a real GPU, since there is {reason}");
+        }
         None => assert!(reading.gpus.iter().all(|gpu| gpu.uuid.is_some())),
     }
     println!("gpu: the real helper answers once ... ok");

@@ -227,10 +227,15 @@ async fn stop(
         }
         signal = signals.recv() => signal.is_some(),
     };
-    // What still runs is cut: its leases go, and the engine stops with nothing to do.
-    server.abort();
+    // The engine goes first: what still streams ends with an error line, and then its connection closes.
+    let end = async {
+        scheduler.stop(at_once).await;
+        if !server.is_finished() {
+            let _ = tokio::time::timeout(HURRY, &mut server).await;
+        }
+    };
     tokio::select! {
-        () = scheduler.stop(at_once) => {}
+        () = end => {}
         Some(_) = signals.recv() => scheduler.stop(true).await,
     }
 }

@@ -22,10 +22,16 @@ use tokio::task::JoinHandle;
 /// Longest answer that [`Client::get`] and [`Client::post_whole`] read, in bytes.
 const WHOLE_LIMIT: usize = 64 << 20;
 
-/// The engine hung up or died in the middle of a request.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the engine hung up in the middle of a request")]
-pub struct EngineGone;
+/// The engine died, or hung up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineGone {
+    /// Before it saw anything of the request, which can safely go to another engine.
+    #[error("the engine cannot be reached")]
+    Unreached,
+    /// In the middle of it; the request may be what killed it.
+    #[error("the engine hung up in the middle of a request")]
+    HungUp,
+}
 
 /// A client of one generation's socket; cheap to clone.
 #[derive(Clone, Debug)]
@@ -81,7 +87,7 @@ impl Client {
     pub async fn get(&self, path: &'static str) -> Result<(http::StatusCode, Bytes), EngineGone> {
         let response = self.send(Method::GET, path, Bytes::new(), "").await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), WHOLE_LIMIT).collect().await.map_err(|_| EngineGone)?;
+        let body = Limited::new(response.into_body(), WHOLE_LIMIT).collect().await.map_err(|_| EngineGone::HungUp)?;
         Ok((status, body.to_bytes()))
     }
 
@@ -109,7 +115,7 @@ impl Client {
                     headers.insert("x-request-id", id);
                 }
             }
-            let request = request.body(Full::new(body.clone())).map_err(|_| EngineGone)?;
+            let request = request.body(Full::new(body.clone())).map_err(|_| EngineGone::Unreached)?;
             match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     return Ok(response.map(|incoming| EngineBody {
@@ -119,10 +125,14 @@ impl Client {
                     }));
                 }
                 // The engine closed a kept connection before it saw the request: another one is worth a try.
-                Err(error) if was_pooled && error.message().is_some() => {}
+                Err(error) if error.message().is_some() => {
+                    if !was_pooled {
+                        return Err(EngineGone::Unreached);
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(error = %error.error(), path, "the engine did not answer");
-                    return Err(EngineGone);
+                    return Err(EngineGone::HungUp);
                 }
             }
         }
@@ -141,8 +151,8 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Connection, EngineGone> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|_| EngineGone)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| EngineGone)?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|_| EngineGone::Unreached)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| EngineGone::Unreached)?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to the engine ended");
@@ -177,7 +187,7 @@ impl Body for EngineBody {
             Some(Err(error)) => {
                 tracing::debug!(%error, "the engine's answer broke off");
                 self.connection = None;
-                Poll::Ready(Some(Err(EngineGone)))
+                Poll::Ready(Some(Err(EngineGone::HungUp)))
             }
             None => {
                 if let Some(connection) = self.connection.take() {

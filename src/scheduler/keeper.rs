@@ -157,11 +157,10 @@ impl Keeper {
     }
 
     fn grant(&mut self, reply: oneshot::Sender<Result<Lease, LeaseError>>, status: &Status) {
-        let Some(client) = status.client.clone() else { return };
         self.book.leases += 1;
         // A client that is gone drops the lease, which then comes back as released.
         let _ = reply.send(Ok(Lease {
-            client,
+            engine: self.engine.status(),
             max_model_len: status.max_model_len.unwrap_or_default(),
             served_name: self.served_name.clone(),
             commands: self.commands.clone(),
@@ -220,7 +219,7 @@ impl Keeper {
 }
 
 /// Why waiting for this engine is no use, if it is none.
-fn hopeless(status: &Status) -> Option<LeaseError> {
+pub(super) fn hopeless(status: &Status) -> Option<LeaseError> {
     let failure = status.failure.as_ref()?;
     match status.state {
         State::Failed => Some(LeaseError::Permanent(failure.message.clone())),

@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::answers::leftovers;
-use crate::harness::{Request, Vllama, processes, within};
+use crate::harness::processes::{self, Process};
+use crate::harness::{Request, Vllama, within};
 use crate::{Ground, MODEL, Runner};
 
 /// An engine of an earlier generation is gone within this time (the issue's own bound).
@@ -38,8 +39,10 @@ async fn stop_while_starting(ground: &Ground) {
     assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
 }
 
+/// Everything below vllama but the helper that watches the GPUs.
 fn engine_pids(vllama: &Vllama) -> Vec<i32> {
-    vllama.processes().iter().map(|process| process.pid).filter(|pid| *pid != vllama.pid()).collect()
+    let engine = |process: &&Process| process.pid != vllama.pid() && process.name != "vllama-gpu";
+    vllama.processes().iter().filter(engine).map(|process| process.pid).collect()
 }
 
 async fn kill_leader(vllama: &Vllama) {

@@ -2,7 +2,8 @@
 //!
 //! A runner of its own: the engine takes a minute to start on two cores, so the tests share one and run in order; those
 //! that kill something come last. `VLLAMA_TEST_VENV` names the virtual environment of the engine, `VLLAMA_TEST_CLIENTS` a
-//! Python that has the client packages; without the first everything is skipped.
+//! Python that has the client packages; without the first everything is skipped. `cargo test --test real -- deaths` runs one
+//! group.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../support/harness/mod.rs"]
@@ -40,6 +41,9 @@ impl Ground {
     }
 }
 
+/// Tests that share an engine.
+type Group = fn(&mut Runner, &Ground);
+
 /// Counts and tells.
 #[derive(Default)]
 struct Runner {
@@ -75,8 +79,13 @@ fn main() -> ExitCode {
     let ground = Ground { venv, models: place.join("models"), state: place.join("state") };
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
-    answers::run(&mut runner, &ground);
-    deaths::run(&mut runner, &ground);
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let groups: [(&str, Group); 2] = [("answers", answers::run), ("deaths", deaths::run)];
+    for (name, run) in groups {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            run(&mut runner, &ground);
+        }
+    }
     let Runner { passed, failed, .. } = runner;
     for name in &failed {
         println!("failed: {name}");

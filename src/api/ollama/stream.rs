@@ -164,7 +164,7 @@ mod tests {
         let clock = Clock { arrived: now, leased: now, first: None };
         let translator = Translator::new(&asked, clock, Arc::new(Facts::default()));
         let pieces = pieces.iter().map(|piece| match *piece {
-            "gone" => Err(EngineGone),
+            "gone" => Err(EngineGone::HungUp),
             piece => Ok(Bytes::copy_from_slice(piece.as_bytes())),
         });
         Lines::open(Recorded(pieces.collect()), lease, translator).await

@@ -47,27 +47,32 @@ pub(super) fn engine(config: &Config) -> Result<(), Problem> {
             "install vLLM, or tell where its `vllm` program is with --engine or VLLAMA_ENGINE",
         ));
     }
-    let hardware = hardware();
+    let shared_memory = nix::sys::statvfs::statvfs("/dev/shm")
+        .map(|status| status.blocks_available() * status.fragment_size())
+        .map_err(|error| Problem::new("cannot look at /dev/shm", error, "mount a tmpfs of 2 GiB there"))?;
+    enough(&hardware(), shared_memory)
+}
+
+/// Whether memory and shared memory (bytes that are free) suffice for an engine; a GPU's own are vLLM's to judge.
+fn enough(hardware: &Hardware, shared_memory: u64) -> Result<(), Problem> {
     if hardware.nvidia {
         return Ok(());
     }
     if hardware.memory_available < PROCESS_MEMORY {
         return Err(Problem::new(
             "not enough memory for an engine on the CPU",
-            format!("{} of {} are free", gibibytes(hardware.memory_available), gibibytes(PROCESS_MEMORY)),
+            format!("{} are free, {} are needed", gibibytes(hardware.memory_available), gibibytes(PROCESS_MEMORY)),
             "free memory, or raise the container's limit (`--memory`)",
         ));
     }
-    let free = nix::sys::statvfs::statvfs("/dev/shm").map(|status| status.blocks_available() * status.fragment_size());
-    match free {
-        Ok(free) if free >= SHARED_MEMORY => Ok(()),
-        Ok(free) => Err(Problem::new(
+    if shared_memory < SHARED_MEMORY {
+        return Err(Problem::new(
             "/dev/shm is too small for an engine on the CPU",
-            format!("{} MiB of {} MiB are free", free >> 20, SHARED_MEMORY >> 20),
+            format!("{} MiB are free, {} MiB are needed", shared_memory >> 20, SHARED_MEMORY >> 20),
             "give the container more with `--shm-size=2g` (Compose: `shm_size: 2g`)",
-        )),
-        Err(error) => Err(Problem::new("cannot look at /dev/shm", error, "mount a tmpfs of 2 GiB there")),
+        ));
     }
+    Ok(())
 }
 
 /// What this machine has, as a plan asks for it.
@@ -101,4 +106,26 @@ pub(super) fn gpu_helper(config: &Config) -> PathBuf {
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 fn gibibytes(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLENTY: u64 = 64 << 30;
+
+    #[test]
+    fn too_little_memory_and_too_little_shared_memory_say_what_to_do() {
+        let cpu = |memory_available| Hardware { nvidia: false, bfloat16: false, memory_available };
+        assert!(enough(&cpu(PLENTY), PLENTY).is_ok());
+        let memory = enough(&cpu(1 << 30), PLENTY).expect_err("too little").to_string();
+        assert!(memory.contains("1.0 GiB are free") && memory.contains("--memory"), "{memory}");
+        let shared = enough(&cpu(PLENTY), 64 << 20).expect_err("Docker's default").to_string();
+        assert!(shared.contains("64 MiB are free") && shared.contains("--shm-size=2g"), "{shared}");
+    }
+
+    #[test]
+    fn an_engine_on_a_gpu_needs_little_of_either() {
+        assert!(enough(&Hardware { nvidia: true, bfloat16: false, memory_available: 1 }, 1).is_ok());
+    }
 }
