@@ -32,6 +32,8 @@ pub struct Streams {
     pub first: Times,
     /// From line to line.
     pub gaps: Times,
+    /// From the moment the engine wrote a token to the moment its line is read here.
+    pub delays: Times,
     /// Number of lines.
     pub lines: usize,
 }
@@ -88,6 +90,7 @@ pub async fn streams(target: &Target, number: usize, words: usize) -> Streams {
     for stream in together(tasks).await {
         all.first.extend(stream.first);
         all.gaps.extend(stream.gaps);
+        all.delays.extend(stream.delays);
         all.lines += stream.lines;
     }
     all
@@ -118,6 +121,7 @@ async fn one_stream(target: Target, words: usize) -> Streams {
         assert_ne!(read, 0, "the answer has an end of its own");
         let now = Instant::now();
         let bytes = &buffer[..kept + read];
+        stream.delays.extend(stamps(&bytes[kept..]).map(|stamp| nanoseconds().saturating_sub(stamp) as f64 / 1e6));
         for _ in mark.find_iter(bytes) {
             let time = (now - last).as_secs_f64() * 1000.0;
             if stream.lines == 0 {
@@ -138,6 +142,21 @@ async fn one_stream(target: Target, words: usize) -> Streams {
     }
     assert!(stream.lines >= words, "{} of {words} words", stream.lines);
     stream
+}
+
+/// The times of sending that stand whole in these bytes: `"content":"<nanoseconds>"`.
+fn stamps(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    const BEFORE: &[u8] = b"\"content\":\"";
+    memmem::find_iter(bytes, BEFORE).filter_map(|at| {
+        let text = &bytes[at + BEFORE.len()..];
+        let end = memchr::memchr(b'"', text)?;
+        std::str::from_utf8(&text[..end]).ok()?.parse().ok().filter(|stamp| *stamp > 1 << 60)
+    })
+}
+
+fn nanoseconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");
+    u64::try_from(since.as_nanos()).expect("a clock before 2554")
 }
 
 /// This many connections ask for whole answers, one after the other, for so long.

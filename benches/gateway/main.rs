@@ -15,7 +15,8 @@ use load::{Target, Times};
 use server::Server;
 
 /// Streams at a time, tokens a second of each, tokens of each. Slower with more streams, so that two cores keep up.
-const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 100), (512, 10, 30)];
+/// 0 = as fast as the engine can.
+const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (512, 10, 40), (64, 0, 3000)];
 
 /// Connections that ask for whole answers, and for how long.
 const WHOLE: (usize, Duration) = (16, Duration::from_secs(3));
@@ -34,12 +35,23 @@ fn main() {
     runtime.block_on(async {
         println!("vllama: {}\n", server::binary().display());
         println!("| measure | direct | vllama | difference |\n|---|---|---|---|");
-        start().await;
-        whole().await;
-        for (streams, rate, tokens) in STREAMS {
-            stream(*streams, *rate, *tokens).await;
+        // `cargo bench --bench gateway -- streams` measures that part alone.
+        let parts: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+        let wanted = |part: &str| parts.is_empty() || parts.iter().any(|word| word == part);
+        if wanted("start") {
+            start().await;
         }
-        silent().await;
+        if wanted("whole") {
+            whole().await;
+        }
+        if wanted("streams") {
+            for (streams, rate, tokens) in STREAMS {
+                stream(*streams, *rate, *tokens).await;
+            }
+        }
+        if wanted("silent") {
+            silent().await;
+        }
     });
 }
 
@@ -79,19 +91,29 @@ async fn whole() {
 }
 
 async fn stream(streams: usize, rate: u32, tokens: usize) {
-    let server = Server::start(&[("FAKE_VLLM_TOKEN_RATE", &rate.to_string())]).await;
+    let server = Server::start(&[("FAKE_VLLM_TOKEN_RATE", &rate.to_string()), ("FAKE_VLLM_STAMP", "1")]).await;
+    let speed = if rate == 0 { "at full speed".to_owned() } else { format!("at {rate}/s") };
     let plural = if streams == 1 { "stream" } else { "streams" };
-    let name = |what: &str| format!("{what}, {streams} {plural} at {rate}/s");
+    let name = |what: &str| format!("{what}, {streams} {plural} {speed}");
     // Whoever goes first would otherwise pay for the engine's first pages.
     for target in [server.engine(), server.gateway()] {
         load::streams(&target, streams, 1).await;
     }
+    let direct_begun = Instant::now();
     let direct = load::streams(&server.engine(), streams, tokens).await;
+    let direct_elapsed = direct_begun.elapsed();
     let (before, begun) = (server.processor_time(), Instant::now());
     let vllama = load::streams(&server.gateway(), streams, tokens).await;
     let (spent, elapsed) = (server.processor_time() - before, begun.elapsed());
-    latency(&name("first line"), direct.first, vllama.first);
-    latency(&name("line to line"), direct.gaps, vllama.gaps);
+    if rate == 0 {
+        let second = |lines: usize, elapsed: Duration| lines as f64 / elapsed.as_secs_f64();
+        let (direct, vllama) = (second(direct.lines, direct_elapsed), second(vllama.lines, elapsed));
+        let ratio = format!("× {:.2}", vllama / direct);
+        row(&name("lines a second"), &format!("{direct:.0}"), &format!("{vllama:.0}"), &ratio);
+    } else {
+        latency(&name("first line"), direct.first, vllama.first);
+        latency(&name("token sent to line read"), direct.delays, vllama.delays);
+    }
     let each = spent.as_secs_f64() * 1e6 / vllama.lines as f64;
     row(&name("processor time a line (µs)"), "", &format!("{each:.1}"), "");
     let share = spent.as_secs_f64() * 100.0 / elapsed.as_secs_f64();

@@ -15,6 +15,7 @@
 //! | `FAKE_VLLM_GARBAGE` | `1`: print bytes that are no text among the start-up lines |
 //! | `FAKE_VLLM_LONG_LINE` | print a line of N bytes among the start-up lines |
 //! | `FAKE_VLLM_TOKEN_RATE` | tokens a second and request; 0 = as fast as possible (0) |
+//! | `FAKE_VLLM_STAMP` | set: the text of a streamed token is the time it was sent, in ns since 1970 |
 //! | `FAKE_VLLM_FIRST_TOKEN_MS` | milliseconds before the first token (0) |
 //! | `FAKE_VLLM_FAULT` | `N:fault`: after N tokens of any answer, this fault (see [`fault::Fault`]) |
 //! | `FAKE_VLLM_REPLAY` | `file:N`: answer every generation with the bytes of this file as the event stream, N bytes a piece |

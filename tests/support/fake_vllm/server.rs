@@ -246,7 +246,7 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
                 sent = index + 1;
                 let bytes = match plain {
                     Some((before, after)) if sent > 1 && sent < job.tokens.len() => {
-                        let text = json!(job.tokens[index].text);
+                        let text = if engine.settings.stamp { json!(now()) } else { json!(job.tokens[index].text) };
                         Ok(Bytes::from(format!("data: {before}{text}{after}\n\n")))
                     }
                     _ => event(&job.event(index)),
@@ -268,6 +268,12 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
         }
         return sender.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await.ok();
     }
+}
+
+/// Nanoseconds since 1970, as text.
+fn now() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos()).to_string()
 }
 
 fn replay_file(job: &Job, engine: &Engine) -> Option<(std::path::PathBuf, usize)> {

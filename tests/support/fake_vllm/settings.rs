@@ -32,6 +32,8 @@ pub struct Settings {
     pub token_time: Duration,
     /// Time before the first token.
     pub first_token: Duration,
+    /// Whether streamed tokens tell when they were sent.
+    pub stamp: bool,
     /// What goes wrong in every answer.
     pub fault: Option<Planned>,
     /// A recorded event stream and the size of its pieces.
@@ -69,6 +71,7 @@ impl Settings {
             garbage: switch("FAKE_VLLM_GARBAGE"),
             long_line: number("FAKE_VLLM_LONG_LINE").unwrap_or(0),
             token_time: if rate > 0.0 { Duration::from_secs_f64(1.0 / rate) } else { Duration::ZERO },
+            stamp: std::env::var_os("FAKE_VLLM_STAMP").is_some(),
             first_token: Duration::from_millis(number("FAKE_VLLM_FIRST_TOKEN_MS").unwrap_or(0)),
             fault: text("FAKE_VLLM_FAULT").map(|fault| planned(&fault)),
             replay: text("FAKE_VLLM_REPLAY").map(|replay| replayed(&replay)),
