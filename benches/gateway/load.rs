@@ -18,6 +18,8 @@ pub enum Target {
     Vllama(SocketAddr),
     /// The engine, in OpenAI's.
     Engine(PathBuf),
+    /// The engine behind a relay that copies bytes.
+    Relay(SocketAddr),
 }
 
 /// A duplex byte stream.
@@ -49,7 +51,7 @@ pub struct Whole {
 impl Target {
     async fn connect(&self) -> Box<dyn Wire> {
         match self {
-            Self::Vllama(address) => {
+            Self::Vllama(address) | Self::Relay(address) => {
                 let stream = TcpStream::connect(address).await.expect("a connection");
                 stream.set_nodelay(true).expect("an option of the socket");
                 Box::new(stream)
@@ -65,7 +67,7 @@ impl Target {
         );
         let (path, body) = match self {
             Self::Vllama(_) => ("/api/chat", format!("{{{messages},\"stream\":{stream}}}")),
-            Self::Engine(_) => {
+            Self::Engine(_) | Self::Relay(_) => {
                 let usage = if stream { ",\"stream_options\":{\"include_usage\":true}" } else { "" };
                 ("/v1/chat/completions", format!("{{{messages},\"stream\":{stream}{usage}}}"))
             }
@@ -78,7 +80,7 @@ impl Target {
     fn mark(&self) -> &'static [u8] {
         match self {
             Self::Vllama(_) => b"\"done\":false",
-            Self::Engine(_) => b"\"delta\":{\"content\"",
+            Self::Engine(_) | Self::Relay(_) => b"\"delta\":{\"content\"",
         }
     }
 }

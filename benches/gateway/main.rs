@@ -1,17 +1,20 @@
 //! What the gateway costs: the same load straight to the fake engine's socket and through vllama, in the same run.
 //!
-//! The difference of the two lines is vllama, since client code, engine and machine are the same. Run it by
+//! The difference of the two lines is vllama, since client code, engine and machine are the same. A relay that only copies
+//! bytes is measured beside them: what it costs is the price of standing in between, whoever does. Run it by
 //! `cargo bench --bench gateway`; `VLLAMA_BENCH_BINARY` names another vllama, else `dist/vllama` is taken when it is
 //! there. The load generator shares the machine's cores with what it measures: figures compare, they do not add up.
 
 mod load;
 #[path = "../../tests/support/harness/model.rs"]
 mod model;
+mod relay;
 mod server;
 
 use std::time::{Duration, Instant};
 
-use load::{Target, Times};
+use load::{Streams, Target, Times};
+use relay::Relay;
 use server::Server;
 
 /// Streams at a time, tokens a second of each, tokens of each. Slower with more streams, so that two cores keep up.
@@ -25,6 +28,11 @@ const WHOLE: (usize, Duration) = (16, Duration::from_secs(3));
 const SILENT: usize = 1000;
 
 fn main() {
+    if let [_, role, engine] = &*std::env::args().collect::<Vec<_>>()
+        && role == relay::ROLE
+    {
+        return relay::run(engine.into());
+    }
     // `cargo test --all-targets` builds and runs this too, and a debug build's figures mean nothing.
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("skipped: figures need `cargo bench --bench gateway`");
@@ -34,7 +42,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         println!("vllama: {}\n", server::binary().display());
-        println!("| measure | direct | vllama | difference |\n|---|---|---|---|");
+        println!("| measure | direct | relay | vllama | difference |\n|---|---|---|---|---|");
         // `cargo bench --bench gateway -- streams` measures that part alone.
         let parts: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
         let wanted = |part: &str| parts.is_empty() || parts.iter().any(|word| word == part);
@@ -55,9 +63,9 @@ fn main() {
     });
 }
 
-/// One line of the table.
-fn row(measure: &str, direct: &str, vllama: &str, difference: &str) {
-    println!("| {measure} | {direct} | {vllama} | {difference} |");
+/// One line of the table; `difference` is vllama against the direct line, or against the relay where there is none.
+fn row(measure: &str, [direct, relay, vllama]: [&str; 3], difference: &str) {
+    println!("| {measure} | {direct} | {relay} | {vllama} | {difference} |");
 }
 
 async fn start() {
@@ -68,63 +76,100 @@ async fn start() {
         times.push(server.listening.as_secs_f64() * 1000.0);
         memory = server.memory();
     }
-    row("exec to listening, median of 7 (ms)", "", &format!("{:.1}", percentile(&mut times, 50)), "");
-    row("resident memory, idle (MiB)", "", &format!("{:.1}", mebibytes(memory)), "");
+    row("exec to listening, median of 7 (ms)", ["", "", &format!("{:.1}", percentile(&mut times, 50))], "");
+    row("resident memory, idle (MiB)", ["", "", &format!("{:.1}", mebibytes(memory))], "");
 }
 
 async fn whole() {
     let server = Server::start(&[("FAKE_VLLM_TOKEN_RATE", "0")]).await;
+    let relay = Relay::start(&server.socket());
     let (connections, time) = WHOLE;
     let direct = load::whole(&server.engine(), connections, time).await;
+    let before = relay.processor_time();
+    let relayed = load::whole(&Target::Relay(relay.address), connections, time).await;
+    let relay_each = microseconds(relay.processor_time() - before, relayed.answers);
     let before = server.processor_time();
     let vllama = load::whole(&server.gateway(), connections, time).await;
-    let each = (server.processor_time() - before).as_secs_f64() * 1e6 / vllama.answers as f64;
-    let second = |answers: usize| answers as f64 / time.as_secs_f64();
+    let each = microseconds(server.processor_time() - before, vllama.answers);
+    let second = |answers: usize| format!("{:.0}", answers as f64 / time.as_secs_f64());
     row(
         &format!("whole answers a second, {connections} connections"),
-        &format!("{:.0}", second(direct.answers)),
-        &format!("{:.0}", second(vllama.answers)),
+        [&second(direct.answers), &second(relayed.answers), &second(vllama.answers)],
         &format!("× {:.2}", vllama.answers as f64 / direct.answers as f64),
     );
-    row("processor time of a whole answer (µs)", "", &format!("{each:.0}"), "");
-    latency("time of a whole answer", direct.times, vllama.times);
+    row(
+        "processor time of a whole answer (µs)",
+        ["", &format!("{relay_each:.0}"), &format!("{each:.0}")],
+        &format!("{:+.0}", each - relay_each),
+    );
+    latency("time of a whole answer", [direct.times, relayed.times, vllama.times]);
+}
+
+/// What one way took.
+struct Way {
+    streams: Streams,
+    elapsed: Duration,
+    /// Processor time of what stands in between.
+    spent: Duration,
+}
+
+impl Way {
+    async fn measure(
+        target: &Target,
+        (streams, tokens): (usize, usize),
+        processor_time: impl Fn() -> Duration,
+    ) -> Self {
+        let (before, begun) = (processor_time(), Instant::now());
+        let streams = load::streams(target, streams, tokens).await;
+        Self { streams, elapsed: begun.elapsed(), spent: processor_time() - before }
+    }
+
+    fn microseconds_a_line(&self) -> f64 {
+        microseconds(self.spent, self.streams.lines)
+    }
 }
 
 async fn stream(streams: usize, rate: u32, tokens: usize) {
     let server = Server::start(&[("FAKE_VLLM_TOKEN_RATE", &rate.to_string()), ("FAKE_VLLM_STAMP", "1")]).await;
+    let relay = Relay::start(&server.socket());
     let speed = if rate == 0 { "at full speed".to_owned() } else { format!("at {rate}/s") };
     let plural = if streams == 1 { "stream" } else { "streams" };
     let name = |what: &str| format!("{what}, {streams} {plural} {speed}");
+    let relayed = Target::Relay(relay.address);
     // Whoever goes first would otherwise pay for the engine's first pages.
-    for target in [server.engine(), server.gateway()] {
-        load::streams(&target, streams, 1).await;
+    for target in [&server.engine(), &relayed, &server.gateway()] {
+        load::streams(target, streams, 1).await;
     }
-    let direct_begun = Instant::now();
-    let direct = load::streams(&server.engine(), streams, tokens).await;
-    let direct_elapsed = direct_begun.elapsed();
-    let (before, begun) = (server.processor_time(), Instant::now());
-    let vllama = load::streams(&server.gateway(), streams, tokens).await;
-    let (spent, elapsed) = (server.processor_time() - before, begun.elapsed());
+    let size = (streams, tokens);
+    let direct = Way::measure(&server.engine(), size, || Duration::ZERO).await;
+    let relayed_way = Way::measure(&relayed, size, || relay.processor_time()).await;
+    let vllama = Way::measure(&server.gateway(), size, || server.processor_time()).await;
+    let (relay_each, each) = (relayed_way.microseconds_a_line(), vllama.microseconds_a_line());
     if rate == 0 {
-        let second = |lines: usize, elapsed: Duration| lines as f64 / elapsed.as_secs_f64();
-        let (direct, vllama) = (second(direct.lines, direct_elapsed), second(vllama.lines, elapsed));
-        let ratio = format!("× {:.2}", vllama / direct);
-        row(&name("lines a second"), &format!("{direct:.0}"), &format!("{vllama:.0}"), &ratio);
+        let second = |way: &Way| way.streams.lines as f64 / way.elapsed.as_secs_f64();
+        let text = |way: &Way| format!("{:.0}", second(way));
+        let ratio = format!("× {:.2}", second(&vllama) / second(&direct));
+        row(&name("lines a second"), [&text(&direct), &text(&relayed_way), &text(&vllama)], &ratio);
     } else {
-        latency(&name("first line"), direct.first, vllama.first);
-        latency(&name("token sent to line read"), direct.delays, vllama.delays);
+        let ways = [direct, relayed_way, vllama].map(|way| way.streams);
+        let [direct, relayed_way, vllama] = ways.map(|streams| (streams.first, streams.delays));
+        latency(&name("first line"), [direct.0, relayed_way.0, vllama.0]);
+        latency(&name("token sent to line read"), [direct.1, relayed_way.1, vllama.1]);
     }
-    let each = spent.as_secs_f64() * 1e6 / vllama.lines as f64;
-    row(&name("processor time a line (µs)"), "", &format!("{each:.1}"), "");
-    let share = spent.as_secs_f64() * 100.0 / elapsed.as_secs_f64();
-    row(&name("processor time of vllama (% of a core)"), "", &format!("{share:.0}"), "");
+    let difference = format!("{:+.1}", each - relay_each);
+    row(&name("processor time a line (µs)"), ["", &format!("{relay_each:.1}"), &format!("{each:.1}")], &difference);
 
     // One stream gives one first line; more of them one after the other give a distribution.
     if streams == 1 {
         let direct = load::first_lines(&server.engine(), 300).await;
+        let relayed = load::first_lines(&relayed, 300).await;
         let vllama = load::first_lines(&server.gateway(), 300).await;
-        latency("first line, 300 short streams one by one", direct, vllama);
+        latency("first line, 300 short streams one by one", [direct, relayed, vllama]);
     }
+}
+
+fn microseconds(spent: Duration, count: usize) -> f64 {
+    spent.as_secs_f64() * 1e6 / count as f64
 }
 
 async fn silent() {
@@ -136,21 +181,19 @@ async fn silent() {
     let difference = format!("{each:.1} KiB a stream");
     row(
         &format!("resident memory, {SILENT} silent streams (MiB)"),
-        "",
-        &format!("{:.1}", mebibytes(with)),
+        ["", "", &format!("{:.1}", mebibytes(with))],
         &difference,
     );
     drop(open);
 }
 
 /// Two lines of the table: median and 99th percentile.
-fn latency(measure: &str, mut direct: Times, mut vllama: Times) {
+fn latency(measure: &str, mut ways: [Times; 3]) {
     for percent in [50, 99] {
-        let (direct, vllama) = (percentile(&mut direct, percent), percentile(&mut vllama, percent));
+        let [direct, relay, vllama] = ways.each_mut().map(|times| percentile(times, percent));
         row(
             &format!("{measure}, p{percent} (ms)"),
-            &format!("{direct:.3}"),
-            &format!("{vllama:.3}"),
+            [&format!("{direct:.3}"), &format!("{relay:.3}"), &format!("{vllama:.3}")],
             &format!("{:+.3}", vllama - direct),
         );
     }

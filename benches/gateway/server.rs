@@ -37,6 +37,16 @@ pub fn raise_limits() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the soft limit may become the hard one");
 }
 
+/// Processor time that all threads of a process have taken, to the nanosecond.
+pub fn processor_time(process: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    let spent = tasks.flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(spent.sum())
+}
+
 impl Server {
     /// Starts it and waits until the engine is ready.
     pub async fn start(environment: &[(&str, &str)]) -> Self {
@@ -82,14 +92,9 @@ impl Server {
         sockets.into_iter().find(|path| path.exists()).expect("the engine's socket")
     }
 
-    /// Processor time that all its threads have taken, to the nanosecond.
+    /// Processor time it has taken.
     pub fn processor_time(&self) -> Duration {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
-        let spent = tasks.flatten().filter_map(|task| {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(spent.sum())
+        processor_time(self.child.id())
     }
 
     /// Resident memory in bytes.

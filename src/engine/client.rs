@@ -1,4 +1,4 @@
-//! HTTP/1.1 over the engine's Unix socket.
+//! Requests over the engine's Unix socket.
 //!
 //! Connections are kept and used again. One whose answer was not read to the end is closed at once: that is how vLLM
 //! learns that nobody wants the answer any more, and aborts the request (vllm-engine §3.5).
@@ -8,19 +8,17 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, Response};
-use http_body::Body;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
+use bytes::{Bytes, BytesMut};
+use http::{Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Limited};
 
-/// Longest answer that [`Client::get`] and [`Client::post_whole`] read, in bytes.
+use super::wire::{Connection, Framing, piece};
+
+/// Longest answer that [`Client::get`] reads, in bytes.
 const WHOLE_LIMIT: usize = 64 << 20;
+/// Most connections kept for later.
+const KEPT: usize = 256;
 
 /// The engine died, or hung up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,19 +44,6 @@ struct Pool {
     idle: Mutex<Vec<Connection>>,
 }
 
-/// One connection; closed when dropped.
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 impl Client {
     /// A client for the socket at `path`; connects with the first request.
     #[must_use]
@@ -66,8 +51,8 @@ impl Client {
         Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default() }) }
     }
 
-    /// Posts a JSON body to `path` and waits for the head of the answer. Dropping the future or the answer's body aborts
-    /// the request.
+    /// Posts a JSON body to `path` and waits for the head of the answer: its status. Dropping the future or the answer's
+    /// body aborts the request.
     ///
     /// # Errors
     /// [`EngineGone`] when the engine cannot be reached or hangs up before the head has come.
@@ -77,15 +62,15 @@ impl Client {
         body: Bytes,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
-        self.send(Method::POST, path, body, request_id).await
+        self.send("POST", path, &body, request_id).await
     }
 
     /// Gets `path` and reads the whole answer: status and body.
     ///
     /// # Errors
     /// [`EngineGone`] when the engine cannot be reached, hangs up or says more than it should.
-    pub async fn get(&self, path: &'static str) -> Result<(http::StatusCode, Bytes), EngineGone> {
-        let response = self.send(Method::GET, path, Bytes::new(), "").await?;
+    pub async fn get(&self, path: &'static str) -> Result<(StatusCode, Bytes), EngineGone> {
+        let response = self.send("GET", path, &[], "").await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), WHOLE_LIMIT).collect().await.map_err(|_| EngineGone::HungUp)?;
         Ok((status, body.to_bytes()))
@@ -93,84 +78,69 @@ impl Client {
 
     async fn send(
         &self,
-        method: Method,
+        method: &'static str,
         path: &'static str,
-        body: Bytes,
+        body: &[u8],
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
-        loop {
-            let pooled = self.pool.take().await;
-            let was_pooled = pooled.is_some();
-            let mut connection = match pooled {
-                Some(connection) => connection,
-                None => self.pool.connect().await?,
-            };
-            let mut request = Request::builder().method(method.clone()).uri(path);
-            if let Some(headers) = request.headers_mut() {
-                headers.insert(HOST, HeaderValue::from_static("engine"));
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                if let Ok(id) = HeaderValue::from_str(request_id)
-                    && !request_id.is_empty()
-                {
-                    headers.insert("x-request-id", id);
-                }
-            }
-            let request = request.body(Full::new(body.clone())).map_err(|_| EngineGone::Unreached)?;
-            match connection.sender.try_send_request(request).await {
-                Ok(response) => {
-                    return Ok(response.map(|incoming| EngineBody {
-                        incoming,
-                        connection: Some(connection),
-                        pool: self.pool.clone(),
-                    }));
-                }
-                // The engine closed a kept connection before it saw the request: another one is worth a try.
-                Err(error) if error.message().is_some() => {
-                    if !was_pooled {
-                        return Err(EngineGone::Unreached);
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(error = %error.error(), path, "the engine did not answer");
-                    return Err(EngineGone::HungUp);
-                }
-            }
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n");
+        // What could break the head does not get into it.
+        if !request_id.is_empty() && request_id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            head.extend(["x-request-id: ", request_id, "\r\n"]);
         }
+        let mut connection = match self.pool.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.pool.socket).await.map_err(|_| EngineGone::Unreached)?,
+        };
+        let hung_up = |error: std::io::Error| {
+            tracing::debug!(%error, path, "the engine did not answer");
+            EngineGone::HungUp
+        };
+        // An engine that refuses a request may answer and close before it has read all of it: the answer counts.
+        let sent = connection.send(head.into_bytes(), body).await;
+        let head = match (connection.head().await, sent) {
+            (Ok(head), _) => head,
+            (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(hung_up(error)),
+        };
+        let mut response = Response::new(EngineBody {
+            connection: Some(connection),
+            framing: head.framing,
+            read: BytesMut::new(),
+            keeps_alive: head.keeps_alive,
+            pool: self.pool.clone(),
+        });
+        *response.status_mut() = head.status;
+        Ok(response)
     }
 }
 
 impl Pool {
-    /// A kept connection that still stands. One whose last answer has just ended may need a moment to be ready again.
-    async fn take(&self) -> Option<Connection> {
+    /// A kept connection that still stands.
+    fn take(&self) -> Option<Connection> {
         loop {
             let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            if connection.sender.ready().await.is_ok() {
+            if connection.stands() {
                 return Some(connection);
             }
         }
     }
 
-    async fn connect(&self) -> Result<Connection, EngineGone> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|_| EngineGone::Unreached)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| EngineGone::Unreached)?;
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the engine ended");
-            }
-        });
-        Ok(Connection { sender, driver })
-    }
-
     fn put_back(&self, connection: Connection) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if connection.is_clean() && idle.len() < KEPT {
+            idle.push(connection);
+        }
     }
 }
 
 /// Body of an engine's answer. Read to the end, its connection is kept; dropped before, the connection is closed.
 #[derive(Debug)]
 pub struct EngineBody {
-    incoming: Incoming,
+    /// Gone at the end.
     connection: Option<Connection>,
+    framing: Framing,
+    read: BytesMut,
+    keeps_alive: bool,
     pool: Arc<Pool>,
 }
 
@@ -178,41 +148,31 @@ impl Body for EngineBody {
     type Data = Bytes;
     type Error = EngineGone;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, EngineGone>>> {
-        match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
-            Some(Err(error)) => {
-                tracing::debug!(%error, "the engine's answer broke off");
-                self.connection = None;
-                Poll::Ready(Some(Err(EngineGone::HungUp)))
-            }
-            None => {
-                if let Some(connection) = self.connection.take() {
-                    self.pool.put_back(connection);
+    /// A frame is all that has come by now, however many chunks that is.
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, EngineGone>>> {
+        let Self { connection, framing, read, keeps_alive, pool } = self.get_mut();
+        let Some(open) = connection else { return Poll::Ready(None) };
+        match ready!(open.poll_body(context, framing, read)) {
+            Ok(done) => {
+                if done {
+                    connection
+                        .take()
+                        .filter(|_| *keeps_alive)
+                        .into_iter()
+                        .for_each(|connection| pool.put_back(connection));
                 }
-                Poll::Ready(None)
+                let frame = piece(read);
+                Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the engine's answer broke off");
+                *connection = None;
+                Poll::Ready(Some(Err(EngineGone::HungUp)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl Drop for EngineBody {
-    fn drop(&mut self) {
-        if self.incoming.is_end_stream()
-            && let Some(connection) = self.connection.take()
-        {
-            self.pool.put_back(connection);
-        }
+        self.connection.is_none()
     }
 }

@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod log;
 mod output;
 pub mod startup;
+mod wire;
 
 pub use client::{Client, EngineBody, EngineGone};
 pub use command::Installation;
