@@ -19,7 +19,7 @@ use server::Server;
 
 /// Streams at a time, tokens a second of each, tokens of each. Slower with more streams, so that two cores keep up.
 /// 0 = as fast as the engine can.
-const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (512, 10, 40), (64, 0, 3000)];
+const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (512, 10, 40), (64, 0, 8000)];
 
 /// Connections that ask for whole answers, and for how long.
 const WHOLE: (usize, Duration) = (16, Duration::from_secs(3));
@@ -116,11 +116,11 @@ struct Way {
 impl Way {
     async fn measure(
         target: &Target,
-        (streams, tokens): (usize, usize),
+        (streams, tokens, timed): (usize, usize, bool),
         processor_time: impl Fn() -> Duration,
     ) -> Self {
         let (before, begun) = (processor_time(), Instant::now());
-        let streams = load::streams(target, streams, tokens).await;
+        let streams = load::streams(target, streams, tokens, timed).await;
         Self { streams, elapsed: begun.elapsed(), spent: processor_time() - before }
     }
 
@@ -130,7 +130,10 @@ impl Way {
 }
 
 async fn stream(streams: usize, rate: u32, tokens: usize) {
-    let server = Server::start(&[("FAKE_VLLM_TOKEN_RATE", &rate.to_string()), ("FAKE_VLLM_STAMP", "1")]).await;
+    let rate_text = rate.to_string();
+    let stamp = (rate > 0).then_some(("FAKE_VLLM_STAMP", "1"));
+    let environment: Vec<_> = [("FAKE_VLLM_TOKEN_RATE", &*rate_text)].into_iter().chain(stamp).collect();
+    let server = Server::start(&environment).await;
     let relay = Relay::start(&server.socket());
     let speed = if rate == 0 { "at full speed".to_owned() } else { format!("at {rate}/s") };
     let plural = if streams == 1 { "stream" } else { "streams" };
@@ -138,9 +141,9 @@ async fn stream(streams: usize, rate: u32, tokens: usize) {
     let relayed = Target::Relay(relay.address);
     // Whoever goes first would otherwise pay for the engine's first pages.
     for target in [&server.engine(), &relayed, &server.gateway()] {
-        load::streams(target, streams, 1).await;
+        load::streams(target, streams, 1, true).await;
     }
-    let size = (streams, tokens);
+    let size = (streams, tokens, rate > 0);
     let direct = Way::measure(&server.engine(), size, || Duration::ZERO).await;
     let relayed_way = Way::measure(&relayed, size, || relay.processor_time()).await;
     let vllama = Way::measure(&server.gateway(), size, || server.processor_time()).await;

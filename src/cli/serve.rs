@@ -109,10 +109,7 @@ fn listen(config: &Config) -> Result<TcpListener, Problem> {
 /// Runs the asynchronous part on threads of its own and gives the exit code.
 fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::env::var("VW").ok().and_then(|v| v.parse().ok()).unwrap_or(cores.clamp(2, 8)))
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build();
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(serve(ground, signals, begun));
