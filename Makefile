@@ -47,7 +47,7 @@ dist/vllama-gpu: $(SOURCES)
 
 .PHONY: model
 model: engine build ## install the embedded default model
-	@dist/vllama import --if-missing --engine $(VENV)/bin/vllm --state-dir $(STATE) $(VENV)/share/vllama/$(DEFAULT_MODEL_FILE) $(DEFAULT_MODEL)
+	@dist/vllama import --if-missing --parameter $(DEFAULT_MODEL_PARAMETERS) --engine $(VENV)/bin/vllm --state-dir $(STATE) $(VENV)/share/vllama/$(DEFAULT_MODEL_FILE) $(DEFAULT_MODEL)
 
 .PHONY: test
 test: ## set everything up and run all tests

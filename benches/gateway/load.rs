@@ -70,8 +70,28 @@ impl Target {
                 ("/v1/chat/completions", format!("{{{messages},\"stream\":{stream}{usage}}}"))
             }
         };
-        let head = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length";
-        format!("POST {path} HTTP/1.1\r\n{head}: {}\r\n\r\n{body}", body.len()).into_bytes()
+        post(path, &body)
+    }
+
+    /// A question to a real model that it answers at length, the same in both dialects: `tokens` at temperature 0.
+    fn story(&self, user: usize, tokens: usize) -> Vec<u8> {
+        let ask = format!(
+            "\"model\":\"{}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Write a long story about the number {user}.\"}}],\
+             \"stream\":true",
+            crate::model::NAME
+        );
+        match self {
+            Self::Vllama(_) => {
+                post("/api/chat", &format!("{{{ask},\"options\":{{\"temperature\":0,\"num_predict\":{tokens}}}}}"))
+            }
+            Self::Engine(_) | Self::Relay(_) => {
+                let body = format!(
+                    "{{{ask},\"temperature\":0,\"max_tokens\":{tokens},\"top_k\":40,\"top_p\":0.9,\
+                     \"stream_options\":{{\"include_usage\":true}}}}"
+                );
+                post("/v1/chat/completions", &body)
+            }
+        }
     }
 
     /// What stands once in each line with a word.
@@ -83,9 +103,22 @@ impl Target {
     }
 }
 
+fn post(path: &str, body: &str) -> Vec<u8> {
+    let head = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length";
+    format!("POST {path} HTTP/1.1\r\n{head}: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// This many users of a real model at a time, each of whom wants so many tokens.
+pub async fn stories(target: &Target, users: usize, tokens: usize) -> Streams {
+    let tasks = (0..users).map(|user| one_stream(target.clone(), target.story(user, tokens), 1, false));
+    let streams = together(tasks).await;
+    Streams { lines: streams.iter().map(|stream| stream.lines).sum(), ..Streams::default() }
+}
+
 /// This many streams at a time, each of so many words. `timed` asks for the times, too, which costs the client more.
 pub async fn streams(target: &Target, number: usize, words: usize, timed: bool) -> Streams {
-    let tasks = (0..number).map(|_| one_stream(target.clone(), words, timed));
+    let request = target.request(&format!("FAKE:count {words}"), true);
+    let tasks = (0..number).map(|_| one_stream(target.clone(), request.clone(), words, timed));
     let mut all = Streams::default();
     for stream in together(tasks).await {
         all.first.extend(stream.first);
@@ -99,14 +132,14 @@ pub async fn streams(target: &Target, number: usize, words: usize, timed: bool) 
 pub async fn first_lines(target: &Target, number: usize) -> Times {
     let mut times = Times::new();
     for _ in 0..number {
-        times.extend(one_stream(target.clone(), 1, true).await.first);
+        let request = target.request("FAKE:count 1", true);
+        times.extend(one_stream(target.clone(), request, 1, true).await.first);
     }
     times
 }
 
-async fn one_stream(target: Target, words: usize, timed: bool) -> Streams {
+async fn one_stream(target: Target, request: Vec<u8>, words: usize, timed: bool) -> Streams {
     let mut wire = target.connect().await;
-    let request = target.request(&format!("FAKE:count {words}"), true);
     let mark = memmem::Finder::new(target.mark());
     let sent = Instant::now();
     wire.write_all(&request).await.expect("a request on its way");

@@ -11,6 +11,7 @@ mod model;
 mod relay;
 mod server;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use load::{Streams, Target, Times};
@@ -59,6 +60,10 @@ fn main() {
         }
         if wanted("silent") {
             silent().await;
+        }
+        // Only when asked for: it takes minutes.
+        if parts.iter().any(|word| word == "real") {
+            real().await;
         }
     });
 }
@@ -173,6 +178,31 @@ async fn stream(streams: usize, rate: u32, tokens: usize) {
 
 fn microseconds(spent: Duration, count: usize) -> f64 {
     spent.as_secs_f64() * 1e6 / count as f64
+}
+
+/// Tokens a second of the real engine, straight and through vllama, one after the other three times.
+async fn real() {
+    let Some(venv) = std::env::var_os("VLLAMA_TEST_VENV") else {
+        println!("skipped: the real engine, since VLLAMA_TEST_VENV names no virtual environment");
+        return;
+    };
+    let server = Server::start_real(Path::new(&venv)).await;
+    let targets = [server.engine(), server.gateway()];
+    load::stories(&targets[0], 10, 10).await;
+    for (users, tokens) in [(1, 100), (10, 100), (50, 50)] {
+        let mut lines = [0; 2];
+        let mut seconds = [0.0; 2];
+        for _ in 0..3 {
+            for (way, target) in targets.iter().enumerate() {
+                let begun = Instant::now();
+                lines[way] += load::stories(target, users, tokens).await.lines;
+                seconds[way] += begun.elapsed().as_secs_f64();
+            }
+        }
+        let [direct, vllama] = [0, 1].map(|way| lines[way] as f64 / seconds[way]);
+        let measure = format!("tokens a second, real engine, {users} users");
+        row(&measure, [&format!("{direct:.1}"), "", &format!("{vllama:.1}")], &format!("× {:.3}", vllama / direct));
+    }
 }
 
 async fn silent() {

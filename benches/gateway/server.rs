@@ -48,11 +48,34 @@ pub fn processor_time(process: u32) -> Duration {
 }
 
 impl Server {
-    /// Starts it and waits until the engine is ready.
+    /// Starts it with the fake engine and waits until that is ready.
     pub async fn start(environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("vllama-bench-").tempdir().expect("a temporary directory");
+        model::install(&directory.path().join("models"), "smollm2", "135m");
+        Self::start_in(directory, Path::new(env!("CARGO_BIN_EXE_fake-vllm")), environment)
+    }
+
+    /// Starts it with the engine of a virtual environment and the default model, and waits until that is ready.
+    pub async fn start_real(venv: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("vllama-bench-").tempdir().expect("a temporary directory");
+        let engine = venv.join("bin/vllm");
+        let file = std::fs::read_dir(venv.join("share/vllama")).expect("the default model's directory");
+        let file =
+            file.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "gguf"));
+        let status = Command::new(binary())
+            .arg("import")
+            .arg("--engine")
+            .arg(&engine)
+            .arg("--models-dir")
+            .arg(directory.path().join("models"))
+            .args([file.expect("the default model's file"), model::NAME.into()])
+            .status();
+        assert!(status.expect("the import runs").success());
+        Self::start_in(directory, &engine, &[])
+    }
+
+    fn start_in(directory: TempDir, engine: &Path, environment: &[(&str, &str)]) -> Self {
         let path = |name: &str| directory.path().join(name);
-        model::install(&path("models"), "smollm2", "135m");
         let begun = Instant::now();
         let mut child = Command::new(binary())
             .args(["serve", model::NAME, "--json"])
@@ -60,7 +83,7 @@ impl Server {
             .env("VLLAMA_MODELS", path("models"))
             .env("VLLAMA_STATE", path("state"))
             .env("VLLAMA_RUN", path("run"))
-            .env("VLLAMA_ENGINE", env!("CARGO_BIN_EXE_fake-vllm"))
+            .env("VLLAMA_ENGINE", engine)
             .env("VLLAMA_GPU_HELPER", env!("CARGO_BIN_EXE_vllama-gpu"))
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())

@@ -27,8 +27,22 @@ enum Event {
     Error { message: String },
 }
 
-/// Installs `file` as `name` and gives the exit code.
-pub(super) fn run(file: &Path, name: &ModelName, if_missing: bool, config: &Config) -> i32 {
+/// What is to be imported, and how.
+pub(super) struct Order<'a> {
+    /// The GGUF file.
+    pub file: &'a Path,
+    /// The name it gets.
+    pub name: &'a ModelName,
+    /// Leave an installed model of that name alone.
+    pub if_missing: bool,
+    /// Sampling defaults, by their names in `generation_config.json`.
+    pub parameters: &'a [(&'static str, f64)],
+    /// Store, engine and voice.
+    pub config: &'a Config,
+}
+
+/// Installs a model and gives the exit code.
+pub(super) fn run(order: Order<'_>) -> i32 {
     let init = match Init::new() {
         Ok(init) => init,
         Err(error) => return Problem::new("cannot start", error, "check the limits of this user (`ulimit -a`)").tell(),
@@ -37,7 +51,7 @@ pub(super) fn run(file: &Path, name: &ModelName, if_missing: bool, config: &Conf
     let interrupt = stopper.clone();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let code = match import(file, name, if_missing, config, &spawner) {
+            let code = match import(&order, &spawner) {
                 Ok(()) => 0,
                 Err(problem) => problem.tell(),
             };
@@ -51,7 +65,8 @@ pub(super) fn run(file: &Path, name: &ModelName, if_missing: bool, config: &Conf
     })
 }
 
-fn import(file: &Path, name: &ModelName, if_missing: bool, config: &Config, spawner: &Spawner) -> Result<(), Problem> {
+fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
+    let Order { file, name, if_missing, parameters, config } = *order;
     let progress = Progress::new(config.voice, config.json_logs);
     let cannot_store = |error| {
         let what = format!("cannot write the model store {}", config.models.display());
@@ -109,12 +124,33 @@ fn import(file: &Path, name: &ModelName, if_missing: bool, config: &Config, spaw
         }
     };
     progress.say("checking and installing");
+    write_parameters(staging.directory(), parameters).map_err(cannot_store)?;
     let model = store.install(staging, name, source).map_err(cannot_store)?;
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let megabytes = model.manifest.size as f64 / 1e6;
     progress.event(&serde_json::json!({"event": "installed", "model": name.display(), "bytes": model.manifest.size}));
     progress.done(&format!("installed {name}, {megabytes:.0} MB"));
     Ok(())
+}
+
+/// Puts sampling defaults beside those the file brought along.
+fn write_parameters(checkpoint: &Path, parameters: &[(&str, f64)]) -> std::io::Result<()> {
+    if parameters.is_empty() {
+        return Ok(());
+    }
+    let file = checkpoint.join("generation_config.json");
+    let mut values: serde_json::Map<String, serde_json::Value> = match std::fs::read(&file) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => serde_json::Map::new(),
+        Err(error) => return Err(error),
+    };
+    for (name, value) in parameters {
+        // Whole numbers stay whole: `top_k` is one.
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+        let value = if value.fract() == 0.0 && value.abs() < 1e9 { (*value as i64).into() } else { (*value).into() };
+        values.insert((*name).to_owned(), value);
+    }
+    std::fs::write(file, serde_json::to_vec_pretty(&values)?)
 }
 
 /// The last line that says anything; the script's own errors come as events, so this is for the unforeseen.
@@ -124,4 +160,19 @@ fn last_line(mut pipe: impl Read) -> String {
     let _ = pipe.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_join_what_the_checkpoint_has() {
+        let checkpoint = tempfile::tempdir().expect("a directory");
+        let file = checkpoint.path().join("generation_config.json");
+        std::fs::write(&file, r#"{"eos_token_id": 2, "top_k": 7}"#).expect("written");
+        write_parameters(checkpoint.path(), &[("temperature", 0.2), ("top_k", 40.0)]).expect("written");
+        let values: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("JSON");
+        assert_eq!(values, serde_json::json!({"eos_token_id": 2, "top_k": 40, "temperature": 0.2}));
+    }
 }

@@ -24,7 +24,13 @@ pub fn main() -> ExitCode {
     };
     let code = match verb {
         Verb::Serve(config) => serve::run(*config),
-        Verb::Import { file, name, if_missing, config } => import::run(&file, &name, if_missing, &config),
+        Verb::Import { file, name, if_missing, parameters, config } => import::run(import::Order {
+            file: &file,
+            name: &name,
+            if_missing,
+            parameters: &parameters,
+            config: &config,
+        }),
         Verb::Init(command) => init::run(command),
         Verb::Version => {
             println!("vllama {}", env!("CARGO_PKG_VERSION"));

@@ -23,6 +23,8 @@ pub enum Verb {
         name: ModelName,
         /// Leave it alone when a model of that name is installed.
         if_missing: bool,
+        /// Sampling defaults of the model: a key of [`PARAMETERS`] and its value.
+        parameters: Vec<(&'static str, f64)>,
         /// Where to install it, and how to talk.
         config: Box<Config>,
     },
@@ -63,7 +65,9 @@ pub fn parse(
             let file = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
             let name = name(matches.get_one::<String>("name").map_or("", String::as_str))?;
             let if_missing = matches.get_flag("if-missing");
-            Ok(Verb::Import { file, name, if_missing, config: Box::new(config(matches, environment)?) })
+            let parameters = matches.get_many::<String>("parameter").into_iter().flatten();
+            let parameters = parameters.map(|text| parameter(text)).collect::<Result<_, _>>()?;
+            Ok(Verb::Import { file, name, if_missing, parameters, config: Box::new(config(matches, environment)?) })
         }
         Some(("init", matches)) => {
             Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
@@ -79,6 +83,14 @@ fn command() -> Command {
     let import = with_settings(Command::new("import").about("Install a model from a GGUF file"))
         .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
         .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
+        .arg(
+            Arg::new("parameter")
+                .long("parameter")
+                .value_name("KEY=VALUE")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .help("sampling defaults of the model, e.g. temperature=0.2,top_k=40"),
+        )
         .arg(
             Arg::new("if-missing")
                 .long("if-missing")
@@ -232,6 +244,27 @@ fn name(text: &str) -> Result<ModelName, ConfigError> {
         .map_err(|_| ConfigError(format!("'{text}' is no model name; a name looks like smollm2:135m")))
 }
 
+/// What `--parameter` takes: Ollama's name, and the name in a checkpoint's `generation_config.json`.
+const PARAMETERS: [(&str, &str); 5] = [
+    ("temperature", "temperature"),
+    ("top_k", "top_k"),
+    ("top_p", "top_p"),
+    ("min_p", "min_p"),
+    ("repeat_penalty", "repetition_penalty"),
+];
+
+fn parameter(text: &str) -> Result<(&'static str, f64), ConfigError> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    let known = PARAMETERS.iter().find(|(name, _)| *name == key.trim());
+    match (known, value.trim().parse::<f64>()) {
+        (Some((_, name)), Ok(value)) if value.is_finite() => Ok((name, value)),
+        _ => {
+            let names = PARAMETERS.map(|(name, _)| name).join(", ");
+            Err(ConfigError(format!("--parameter: '{text}' is no KEY=NUMBER; keys are {names}")))
+        }
+    }
+}
+
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -301,6 +334,16 @@ mod tests {
         assert!(matches!(parsed(&["serve", "--prot", "1"], &[]), Ok(Verb::Print { code: 2, .. })));
         assert!(matches!(parsed(&[], &[]), Ok(Verb::Print { code: 2, .. })));
         assert!(parsed(&["serve", "a b"], &[]).is_err());
+    }
+
+    #[test]
+    fn parameters_of_an_import_get_the_names_that_checkpoints_use() {
+        let import = ["import", "a.gguf", "a", "--parameter", "temperature=0.2,repeat_penalty=1.1"];
+        let Ok(Verb::Import { parameters, .. }) = parsed(&import, &[]) else { panic!("no import") };
+        assert_eq!(parameters, [("temperature", 0.2), ("repetition_penalty", 1.1)]);
+        for wrong in ["temperature", "temperature=hot", "heat=1", "top_p=inf"] {
+            assert!(parsed(&["import", "a.gguf", "a", "--parameter", wrong], &[]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

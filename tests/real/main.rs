@@ -100,7 +100,7 @@ fn import(ground: &Ground) {
     let file =
         directory.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "gguf"));
     let status = Command::new(env!("CARGO_BIN_EXE_vllama"))
-        .args(["import", "--if-missing", "--engine"])
+        .args(["import", "--if-missing", "--parameter", "temperature=0.2,top_p=0.9", "--engine"])
         .arg(ground.venv.join("bin/vllm"))
         .arg("--models-dir")
         .arg(&ground.models)
