@@ -12,10 +12,12 @@ pub mod lifecycle;
 pub mod log;
 mod output;
 pub mod startup;
+pub mod status;
 mod wire;
 
 pub use client::{Client, EngineBody, EngineGone};
 pub use command::Installation;
 pub use failure::Failure;
-pub use lifecycle::{Engine, Settings, State, Status};
+pub use lifecycle::{Engine, Settings};
 pub use startup::Phase;
+pub use status::{State, Status};
