@@ -401,12 +401,15 @@ fn ten_thousand_orphans_are_reaped_at_once_by_pid_1() {
 
 /// A terminal with `sh -c text` on it, fed with input line by line as prompts appear; `None` without `script`.
 fn on_a_terminal(text: &str, dialogue: &[(&str, &[u8])]) -> Option<String> {
-    let mut command = Command::new("script");
-    command.args(["-q", "-e", "-c", text, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let Ok(mut process) = command.spawn() else {
+    // The reads below have no deadline of their own.
+    let mut command = Command::new("timeout");
+    command.args(["--foreground", "60", "script", "-q", "-e", "-c", text, "/dev/null"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    if Command::new("script").arg("--version").output().is_err() {
         skip("no terminal here: script is not installed");
         return None;
-    };
+    }
+    let mut process = command.spawn().unwrap();
     let (mut input, mut output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
     let mut seen = Vec::new();
     let mut byte = [0];
