@@ -79,7 +79,15 @@ pub fn parse(
 fn command() -> Command {
     let serve = with_settings(Command::new("serve").about("Start the server and the engine for one model"))
         .visible_alias("start")
-        .arg(Arg::new("model").value_name("MODEL").help("installed model to serve [default: the default model]"));
+        .arg(Arg::new("model").value_name("MODEL").help("installed model to serve [default: the default model]"))
+        .arg(
+            Arg::new("vllm")
+                .value_name("VLLM_ARGS")
+                .num_args(0..)
+                .last(true)
+                .allow_hyphen_values(true)
+                .help("more arguments for `vllm serve`, last and verbatim"),
+        );
     let import = with_settings(Command::new("import").about("Install a model from a GGUF file"))
         .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
         .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
@@ -166,6 +174,13 @@ impl Values<'_> {
             .map_err(|_| ConfigError(format!("{place}: '{value}' is no whole number; give one such as 64")))
     }
 
+    /// Words as a shell splits them: quotes keep blanks.
+    fn words(&self, flag: &str) -> Result<Vec<String>, ConfigError> {
+        let Some((value, place)) = self.find(flag) else { return Ok(Vec::new()) };
+        shell_words::split(&value)
+            .map_err(|_| ConfigError(format!("{place}: '{value}' has a quote without end; close it, as in a shell")))
+    }
+
     /// A time: `90`, `90s`, `10m`, `1h30m`.
     fn time(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
         let Some((value, place)) = self.find(flag) else { return Ok(default) };
@@ -202,12 +217,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         listen: host::parse(&values.text("host").unwrap_or_default())?,
         models: values.path("models-dir").unwrap_or_else(|| state.join("models")),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
-        engine_arguments: values
-            .text("engine-args")
-            .unwrap_or_default()
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect(),
+        engine_arguments: values.words("engine-args")?.into_iter().chain(trailing(matches)).collect(),
         cpu_cache_gib: values.number("cpu-cache")?,
         gpu_helper: values.path("gpu-helper"),
         start_limit: values.time("start-timeout", Duration::from_secs(600))?,
@@ -237,6 +247,12 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         run,
         environment: environment.into_iter().collect(),
     })
+}
+
+/// What stands after `--`.
+fn trailing(matches: &ArgMatches) -> impl Iterator<Item = String> {
+    // `import` has no such arguments.
+    matches.try_get_many::<String>("vllm").ok().flatten().into_iter().flatten().cloned()
 }
 
 fn name(text: &str) -> Result<ModelName, ConfigError> {
@@ -305,6 +321,15 @@ mod tests {
         assert_eq!((config.drain, config.stop_limit), (Duration::from_secs(5), Duration::from_secs(15)));
         assert_eq!(config.model.map(|name| name.display()).as_deref(), Some("SmolLM2:135m"));
         assert_eq!(served(&[], &[("OLLAMA_MODELS", "/b")]).models, Path::new("/b"));
+    }
+
+    #[test]
+    fn arguments_for_vllm_come_from_the_variable_and_from_behind_the_dashes() {
+        let variables = [("VLLAMA_ENGINE_ARGS", "--seed 7 --speculative-config '{\"method\": \"ngram\"}'")];
+        let config = served(&["a", "--", "--max-model-len", "512"], &variables);
+        let expected = ["--seed", "7", "--speculative-config", "{\"method\": \"ngram\"}", "--max-model-len", "512"];
+        assert_eq!(config.engine_arguments, expected);
+        assert!(parsed(&["serve"], &[("VLLAMA_ENGINE_ARGS", "'open")]).is_err());
     }
 
     #[test]

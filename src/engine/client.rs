@@ -88,19 +88,26 @@ impl Client {
         if !request_id.is_empty() && request_id.bytes().all(|byte| byte.is_ascii_graphic()) {
             head.extend(["x-request-id: ", request_id, "\r\n"]);
         }
-        let mut connection = match self.pool.take() {
-            Some(connection) => connection,
-            None => Connection::open(&self.pool.socket).await.map_err(|_| EngineGone::Unreached)?,
-        };
-        let hung_up = |error: std::io::Error| {
-            tracing::debug!(%error, path, "the engine did not answer");
-            EngineGone::HungUp
-        };
-        // An engine that refuses a request may answer and close before it has read all of it: the answer counts.
-        let sent = connection.send(head.into_bytes(), body).await;
-        let head = match (connection.head().await, sent) {
-            (Ok(head), _) => head,
-            (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(hung_up(error)),
+        let head = head.into_bytes();
+        let (connection, head) = loop {
+            let kept = self.pool.take();
+            let was_kept = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => Connection::open(&self.pool.socket).await.map_err(|_| EngineGone::Unreached)?,
+            };
+            let sent = connection.send(head.clone(), body).await;
+            match (connection.head().await, sent) {
+                // An engine that refuses a request may answer and close before it has read all of it: the answer counts.
+                (Ok(head), _) => break (connection, head),
+                // What was not sent whole cannot have been carried out. A kept connection may just have been too old.
+                (Err(_), Err(_)) if was_kept => {}
+                (Err(_), Err(_)) => return Err(EngineGone::Unreached),
+                (Err(error), Ok(())) => {
+                    tracing::debug!(%error, path, "the engine did not answer");
+                    return Err(EngineGone::HungUp);
+                }
+            }
         };
         let mut response = Response::new(EngineBody {
             connection: Some(connection),
@@ -174,5 +181,89 @@ impl Body for EngineBody {
 
     fn is_end_stream(&self) -> bool {
         self.connection.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+    async fn request(stream: &mut UnixStream) -> String {
+        let mut text = vec![0; 4096];
+        let read = stream.read(&mut text).await.expect("a request");
+        String::from_utf8_lossy(&text[..read]).into_owned()
+    }
+
+    async fn ask(client: &Client) -> Result<Bytes, EngineGone> {
+        let answer = client.post("/v1/x", Bytes::from_static(b"{}"), "id-7").await?;
+        Ok(answer.into_body().collect().await?.to_bytes())
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_unreached_and_one_that_hangs_up_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("engine.sock");
+        let client = Client::new(&socket);
+        assert_eq!(ask(&client).await, Err(EngineGone::Unreached));
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let (answer, ()) = tokio::join!(ask(&client), async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            request(&mut stream).await;
+        });
+        assert_eq!(answer, Err(EngineGone::HungUp));
+        drop(listener);
+        assert_eq!(ask(&client).await, Err(EngineGone::Unreached));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_again_and_replaced_when_the_engine_has_closed_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(directory.path().join("engine.sock")).expect("a socket");
+        let client = Client::new(&directory.path().join("engine.sock"));
+        let engine = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            for _ in 0..2 {
+                let text = request(&mut stream).await;
+                assert!(text.starts_with("POST /v1/x HTTP/1.1\r\n") && text.ends_with("content-length: 2\r\n\r\n{}"));
+                assert!(text.contains("\r\nx-request-id: id-7\r\n"), "{text}");
+                stream.write_all(ANSWER).await.expect("sent");
+            }
+            drop(stream);
+            let (mut stream, _) = listener.accept().await.expect("another connection");
+            request(&mut stream).await;
+            stream.write_all(ANSWER).await.expect("sent");
+        };
+        let user = async {
+            for _ in 0..3 {
+                assert_eq!(ask(&client).await.expect("an answer"), "ok");
+                // The engine gets its turn to close.
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(engine, user);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_to_its_end_closes_the_connection() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(directory.path().join("engine.sock")).expect("a socket");
+        let client = Client::new(&directory.path().join("engine.sock"));
+        let engine = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            request(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n").await.expect("sent");
+            stream.read(&mut [0; 16]).await.expect("the end")
+        };
+        let user = async {
+            let mut answer = client.post("/v1/x", Bytes::new(), "").await.expect("an answer");
+            assert!(answer.body_mut().frame().await.is_some_and(|frame| frame.is_ok()));
+        };
+        let (read, ()) = tokio::join!(engine, user);
+        assert_eq!(read, 0);
     }
 }
