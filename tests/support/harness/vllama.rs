@@ -239,8 +239,16 @@ impl Vllama {
 
     /// The living process of that name below this vllama.
     pub fn process(&self, name: &str) -> processes::Process {
-        let all = self.processes();
-        all.iter().find(|process| process.name.starts_with(name)).unwrap_or_else(|| panic!("{name} in {all:?}")).clone()
+        // On a busy machine an engine is ready before its children have their titles.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let all = self.processes();
+            if let Some(found) = all.iter().find(|process| process.name.starts_with(name)) {
+                return found.clone();
+            }
+            assert!(Instant::now() < deadline, "{name} in {all:?}");
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// What it has said on standard error.
