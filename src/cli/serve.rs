@@ -155,11 +155,11 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
 
     let patient = wait_for_stop(&mut signals, &scheduler).await;
     progress.event(&json!({"event": "stopping"}));
+    let drain = if patient { config.drain } else { Duration::ZERO };
     progress.say(&format!(
         "stopping: running requests have {} s to finish (a second signal ends them at once)",
-        config.drain.as_secs()
+        drain.as_secs()
     ));
-    let drain = if patient { config.drain } else { Duration::ZERO };
     stop(&scheduler, &phase, server, drain, &mut signals).await;
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
