@@ -14,7 +14,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("engine", &["init", "model"]),
     ("gpu", &["init"]),
     ("telemetry", &["scheduler", "model", "gpu"]),
-    ("model", &[]),
+    ("model", &["init"]),
     ("init", &[]),
 ];
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use crate::model::python::Python;
 use crate::model::{ModelName, Store};
 use crate::scheduler::{Scheduler, Snapshot};
 use crate::telemetry::{Facts, Health};
@@ -26,6 +27,8 @@ pub struct App {
     pub scheduler: Scheduler,
     /// The installed models.
     pub store: Store,
+    /// The engine's Python, which imports and downloads models.
+    pub python: Python,
     /// The model this server was started for.
     pub default_model: ModelName,
     /// What the hardware helper last said about the GPUs; `None` when there are none or nothing is known. Must not wait.

@@ -2,20 +2,16 @@
 //!
 //! vLLM cannot load GGUF any more, so a script that the engine's Python runs makes a Hugging Face checkpoint of it.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::sync::mpsc;
 
 use serde::Deserialize;
 
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::config::Config;
-use crate::init::{Exit, Init, Spawner, Spec};
+use crate::init::{Exit, Init, Spawner};
+use crate::model::python::{IMPORT_GGUF, Python};
 use crate::model::{ModelName, Source, Store};
-
-/// The script; it tells its progress as JSON, one object a line.
-const SCRIPT: &str = include_str!("../model/import_gguf.py");
 
 /// What the script says.
 #[derive(Deserialize)]
@@ -81,37 +77,26 @@ fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
     let file = std::fs::canonicalize(file).map_err(|error| {
         Problem::new(format!("cannot read {}", file.display()), error, "give the path of a GGUF file")
     })?;
-    let python = config.engine.with_file_name("python");
+    let python = Python::beside(&config.engine, &config.environment, spawner.clone());
     let staging = store.stage().map_err(cannot_store)?;
     progress.say(&format!("importing {} as {name}", file.display()));
-    let spec = Spec {
-        program: python.clone(),
-        arguments: ["-c".into(), SCRIPT.into(), file.into_os_string(), staging.directory().into()].into(),
-        environment: config.environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
-        directory: "/".into(),
-        out_of_memory_score: 0,
-    };
-    let (on_exit, exit) = mpsc::channel();
-    let child = spawner.spawn(&spec, Box::new(move |status| _ = on_exit.send(status))).map_err(|error| {
-        let what = format!("cannot start the engine's Python, {}", python.display());
+    let arguments = [file.into_os_string(), staging.directory().into()];
+    let mut running = python.run(IMPORT_GGUF, arguments, []).map_err(|error| {
+        let what = format!("cannot start the engine's Python, {}", python.program().display());
         Problem::new(what, error, "install vLLM, or tell where its `vllm` program is with --engine")
     })?;
-    let errors = child.stderr.map(|pipe| std::thread::spawn(move || last_line(std::fs::File::from(pipe))));
     let mut outcome = None;
-    for line in child.stdout.into_iter().flat_map(|pipe| BufReader::new(std::fs::File::from(pipe)).lines()) {
-        match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
-            Some(Event::Progress { phase, done, total }) => progress.part(&phase, done, total),
-            Some(Event::Warning { message }) => progress.say(&message),
-            Some(Event::Done { parameters, quantization, license }) => {
+    while let Some(event) = running.blocking_next() {
+        match event {
+            Event::Progress { phase, done, total } => progress.part(&phase, done, total),
+            Event::Warning { message } => progress.say(&message),
+            Event::Done { parameters, quantization, license } => {
                 outcome = Some(Ok(Source { format: "gguf".into(), quantization, license, parameters }));
             }
-            Some(Event::Error { message }) => outcome = Some(Err(message)),
-            // Libraries print what they like.
-            None => {}
+            Event::Error { message } => outcome = Some(Err(message)),
         }
     }
-    let exit = exit.recv().unwrap_or(Exit::Code(1));
-    let said = errors.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    let (exit, said) = running.blocking_ended();
     let what = format!("cannot import {name}");
     let source = match outcome {
         Some(Ok(source)) if exit == Exit::Code(0) => source,
@@ -151,15 +136,6 @@ fn write_parameters(checkpoint: &Path, parameters: &[(&str, f64)]) -> std::io::R
         values.insert((*name).to_owned(), value);
     }
     std::fs::write(file, serde_json::to_vec_pretty(&values)?)
-}
-
-/// The last line that says anything; the script's own errors come as events, so this is for the unforeseen.
-fn last_line(mut pipe: impl Read) -> String {
-    let mut bytes = Vec::new();
-    // What was read before an error counts all the same.
-    let _ = pipe.read_to_end(&mut bytes);
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::engine::{Engine, State, Status};
 use crate::gpu;
 use crate::init::{Init, Signal, Spawner};
 use crate::model::plan::{Plan, Wishes};
+use crate::model::python::Python;
 use crate::model::{Installed, Store};
 use crate::scheduler::{self, KeepAlive, Scheduler};
 use crate::server::{self, Phase};
@@ -132,9 +133,11 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let name = model.manifest.name.clone();
     let scheduler = scheduler(&config, &model, keep_alive, &spawner);
     let gpus = watch_gpus(&config, spawner.clone());
+    let python = Python::beside(&config.engine, &config.environment, spawner);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
+        python,
         default_model: model.name.clone(),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         started: begun,

@@ -98,6 +98,7 @@ fn text(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::plan::Memory;
 
     fn plan(device: Device) -> Plan {
         Plan {
@@ -110,6 +111,8 @@ mod tests {
             ],
             environment: vec![Choice { name: "NO_COLOR", value: Some("1".into()), reason: "" }],
             extra_arguments: vec!["--seed".into(), "7".into()],
+            memory: Memory::default(),
+            concurrency: 1,
         }
     }
 

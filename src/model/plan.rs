@@ -7,6 +7,11 @@ use super::{Capability, Installed};
 /// GiB, for the engine's memory figures.
 const GIB: u64 = 1 << 30;
 
+/// What an engine holds beside weights and cache; each of its processes imports torch. In bytes.
+const OVERHEAD: u64 = 3 * GIB;
+/// Most sequences vLLM works on at a time by default.
+const CONCURRENCY: usize = 256;
+
 /// What the machine has, as far as a plan depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hardware {
@@ -62,6 +67,29 @@ pub struct Plan {
     pub environment: Vec<Choice>,
     /// The operator's own arguments, last and verbatim.
     pub extra_arguments: Vec<String>,
+    /// What it is expected to need on its device before anybody has measured it.
+    pub memory: Memory,
+    /// Most requests the engine is given at a time.
+    pub concurrency: usize,
+}
+
+/// Memory an engine is expected to hold on its device (GPU memory, or main memory on the CPU), in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The weights.
+    pub weights: u64,
+    /// Key/value cache.
+    pub cache: u64,
+    /// All else: libraries, activations, graphs.
+    pub overhead: u64,
+}
+
+impl Memory {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.cache).saturating_add(self.overhead)
+    }
 }
 
 impl Plan {
@@ -96,8 +124,18 @@ impl Plan {
             flags,
             environment: environment(device, hardware, wishes),
             extra_arguments: wishes.extra_arguments.clone(),
+            memory: Memory {
+                weights: model.manifest.size,
+                cache: if device == Device::Cpu { cpu_cache_gib(hardware, wishes) * GIB } else { GIB },
+                overhead: OVERHEAD,
+            },
+            concurrency: CONCURRENCY,
         }
     }
+}
+
+fn cpu_cache_gib(hardware: &Hardware, wishes: &Wishes) -> u64 {
+    wishes.cpu_cache_gib.unwrap_or_else(|| (hardware.memory_available / 10 / GIB).clamp(1, 4))
 }
 
 fn environment(device: Device, hardware: &Hardware, wishes: &Wishes) -> Vec<Choice> {
@@ -120,7 +158,7 @@ fn environment(device: Device, hardware: &Hardware, wishes: &Wishes) -> Vec<Choi
             "1",
             "without it the first request for logprobs compiles for 20 s",
         ));
-        let chosen = wishes.cpu_cache_gib.unwrap_or_else(|| (hardware.memory_available / 10 / GIB).clamp(1, 4));
+        let chosen = cpu_cache_gib(hardware, wishes);
         environment.push(Choice {
             name: "VLLM_CPU_KVCACHE_SPACE",
             value: Some(chosen.to_string()),

@@ -229,9 +229,11 @@ async fn stop_while_streaming(mut vllama: Vllama) {
     let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
     exchange.head().await.unwrap();
     exchange.piece().await.unwrap();
-    // Twice: the second signal takes the patience away, the story is long.
+    // Twice: the second signal takes the patience away, the story is long. Two that come before the first has been taken
+    // are one to the kernel.
     let began = Instant::now();
     vllama.signal(nix::sys::signal::Signal::SIGTERM);
+    vllama.says("stopping: running requests").await;
     vllama.engine_runs(1).await;
     vllama.signal(nix::sys::signal::Signal::SIGTERM);
     let status = vllama.ended().await;

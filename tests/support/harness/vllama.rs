@@ -262,6 +262,12 @@ impl Vllama {
         self.stderr().iter().map(parse).collect()
     }
 
+    /// Waits until it has said this on standard error.
+    pub async fn says(&self, what: &str) {
+        let said = async || self.stderr().iter().any(|line| line.contains(what)).then_some(());
+        eventually(&format!("vllama says '{what}'"), said).await;
+    }
+
     /// Sends a signal to vllama.
     pub fn signal(&self, signal: Signal) {
         processes::signal(self.pid(), signal);
@@ -304,8 +310,11 @@ impl Vllama {
 impl Drop for Vllama {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let stderr = self.process.stderr.all();
-            eprintln!("--- the last lines of vllama ---\n{}", stderr[stderr.len().saturating_sub(60)..].join("\n"));
+            // Looks at its health fill the log; what happened last is what helps.
+            let mut stderr = self.process.stderr.all();
+            stderr.retain(|line| !line.contains(r#""path":"/health""#));
+            eprintln!("--- the last lines of vllama ---\n{}", stderr[stderr.len().saturating_sub(40)..].join("\n"));
+            eprintln!("--- its processes ---\n{:?}", self.processes());
         }
         end(&mut self.process.child, &self.mark);
         for segment in self.shared_memory() {
