@@ -98,6 +98,7 @@ impl Ground {
             checkpoint: directory.path().join("checkpoint"),
             served_name: "tiny".into(),
             device: Device::Cuda,
+            gpus: 0,
             flags: Vec::new(),
             environment: Vec::new(),
             extra_arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),

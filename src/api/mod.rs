@@ -19,7 +19,7 @@ use http_body::{Frame, SizeHint};
 use crate::model::python::Python;
 use crate::model::{ModelName, Store};
 use crate::scheduler::{Scheduler, Snapshot};
-use crate::telemetry::{Facts, Health};
+use crate::telemetry::{Facts, Health, Queue};
 
 /// All that the answers are made from. Assembled once, before the port is opened.
 pub struct App {
@@ -29,8 +29,8 @@ pub struct App {
     pub store: Store,
     /// The engine's Python, which imports and downloads models.
     pub python: Python,
-    /// The model this server was started for.
-    pub default_model: ModelName,
+    /// The model that is loaded at the start and whose health is the server's; `None` when there is none.
+    pub default_model: Option<ModelName>,
     /// What the hardware helper last said about the GPUs; `None` when there are none or nothing is known. Must not wait.
     pub gpus: Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>,
     /// When vllama started.
@@ -50,8 +50,16 @@ impl App {
         self.report(&self.scheduler.snapshot())
     }
 
+    /// What waits and what runs, for people on call.
+    #[must_use]
+    pub fn queue(&self) -> Vec<Queue> {
+        Queue::report(&self.scheduler.snapshot())
+    }
+
     fn report(&self, snapshot: &Snapshot) -> Health {
-        Health::report(snapshot, &self.default_model, (self.gpus)(), self.started.elapsed())
+        let default =
+            self.default_model.as_ref().map(|name| (name, self.store.find(name).map(|model| model.engine_key())));
+        Health::report(snapshot, default, (self.gpus)(), self.started.elapsed())
     }
 }
 

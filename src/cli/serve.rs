@@ -1,8 +1,10 @@
-//! `vllama serve [MODEL]`: opens the port, starts the engine, serves until it is told to stop.
+//! `vllama serve [MODEL]`: opens the port, loads the model, serves until it is told to stop.
 
+mod engines;
 mod preflight;
 mod run_directory;
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -16,10 +18,8 @@ use super::progress::Progress;
 use crate::api::App;
 use crate::api::ollama::keep_alive;
 use crate::config::Config;
-use crate::engine::{Engine, State, Status};
 use crate::gpu;
 use crate::init::{Init, Signal, Spawner};
-use crate::model::plan::{Plan, Wishes};
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
 use crate::scheduler::{self, KeepAlive, Scheduler};
@@ -42,7 +42,7 @@ struct Ground {
     config: Config,
     listener: TcpListener,
     store: Store,
-    model: Arc<Installed>,
+    model: Option<Arc<Installed>>,
     keep_alive: KeepAlive,
     progress: Arc<Progress>,
     spawner: Spawner,
@@ -123,6 +123,10 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
     let Ground { config, listener, store, model, keep_alive, progress, spawner, _run_lock } = ground;
+    let no_model = match store.list().is_empty() {
+        true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
+        false => "no model is loaded before somebody asks for one",
+    };
     let address = listener.local_addr().unwrap_or(config.listen);
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -130,15 +134,14 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
             return Problem::new("cannot listen", error, "check the limits of this user (`ulimit -n`)").tell();
         }
     };
-    let name = model.manifest.name.clone();
-    let scheduler = scheduler(&config, &model, keep_alive, &spawner);
     let gpus = watch_gpus(&config, spawner.clone());
+    let scheduler = Scheduler::new(engines::factory(&config, &spawner, gpus.clone()), settings(&config, keep_alive));
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
         python,
-        default_model: model.name.clone(),
+        default_model: model.as_ref().map(|model| model.name.clone()),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         started: begun,
     });
@@ -152,9 +155,12 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     };
     let server = tokio::spawn(server::serve(listener, app, settings, phase_seen));
     progress.event(&json!({"event": "listening", "address": address.to_string()}));
-    progress.say(&format!("vllama {} serves {name} on http://{address}", env!("CARGO_PKG_VERSION")));
-    scheduler.load();
-    tokio::spawn(tell_engine(scheduler.changes(), progress.clone(), format!("http://{address}")));
+    progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
+    match &model {
+        Some(model) => scheduler.load(model),
+        None => progress.say(no_model),
+    }
+    tokio::spawn(tell_engines(scheduler.clone(), progress.clone(), format!("http://{address}")));
 
     let patient = wait_for_stop(&mut signals, &scheduler).await;
     progress.event(&json!({"event": "stopping"}));
@@ -183,18 +189,16 @@ fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
     watch.inspect_err(|error| tracing::warn!(%error, "the GPUs are not watched")).ok()
 }
 
-fn scheduler(config: &Config, model: &Arc<Installed>, keep_alive: KeepAlive, spawner: &Spawner) -> Scheduler {
-    let wishes = Wishes { extra_arguments: config.engine_arguments.clone(), cpu_cache_gib: config.cpu_cache_gib };
-    let plan = Plan::new(model, &preflight::hardware(), &wishes);
-    let settings = crate::engine::Settings {
-        directory: config.run.join(run_directory::engine(&model.name)),
-        log: config.state.join("vllm.log"),
-        start_limit: config.start_limit,
-        stop_limit: config.stop_limit,
-        sleep_limit: crate::engine::Settings::SLEEP_LIMIT,
-    };
-    let engine = Engine::new(plan, preflight::installation(config), spawner.clone(), settings);
-    Scheduler::new(model.clone(), engine, scheduler::Settings { keep_alive, max_queue: config.max_queue })
+fn settings(config: &Config, keep_alive: KeepAlive) -> scheduler::Settings {
+    scheduler::Settings {
+        keep_alive,
+        max_queue: config.max_queue,
+        max_loaded: config.max_loaded,
+        max_wait: config.max_wait,
+        min_residence: config.min_residence,
+        sleeping_memory: preflight::sleeping_memory(),
+        measured: config.state.join("measured.json"),
+    }
 }
 
 /// Obeys signals until one of them means to stop; true when what runs may finish.
@@ -244,31 +248,39 @@ async fn stop(
     }
 }
 
-/// Tells people what the engine does, from its start to its end.
-async fn tell_engine(mut changes: watch::Receiver<Status>, progress: Arc<Progress>, address: String) {
-    let mut before = State::Stopped;
+/// Tells people what the engines do, from their starts to their ends.
+async fn tell_engines(scheduler: Scheduler, progress: Arc<Progress>, address: String) {
+    let mut changes = scheduler.changes();
+    let mut before = HashMap::new();
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             _ = tick.tick() => {}
         }
-        let status = changes.borrow_and_update().clone();
-        if let (State::Starting, Some(startup)) = (status.state, &status.startup) {
-            progress.part(startup.phase().label(), startup.percent(Instant::now()).into(), 100);
-        }
-        if status.state == before {
-            continue;
-        }
-        before = status.state;
-        match (status.state, &status.failure) {
-            (State::Ready, _) => {
-                let seconds = status.start_took.unwrap_or_default().as_secs_f32();
-                progress.event(&json!({"event": "ready", "seconds": seconds, "generation": status.generation}));
-                progress.done(&format!("ready after {seconds:.0} s: {address}"));
+        for engine in scheduler.snapshot().engines {
+            if engine.state == "starting" {
+                progress.part(engine.phase, engine.percent.into(), 100);
             }
-            (State::Restarting | State::Failed, Some(failure)) => progress.failed(&failure.message),
-            _ => {}
+            let now = (engine.state, engine.generation);
+            if before.insert(engine.key, now) == Some(now) {
+                continue;
+            }
+            let model = engine.model.display();
+            match (engine.state, &engine.failure) {
+                ("ready", _) => {
+                    let seconds = engine.start_took.unwrap_or_default().as_secs_f32();
+                    let generation = engine.generation;
+                    progress.event(
+                        &json!({"event": "ready", "model": model, "seconds": seconds, "generation": generation}),
+                    );
+                    progress.done(&format!("{model} is ready after {seconds:.0} s: {address}"));
+                }
+                ("restarting" | "failed" | "stopped", Some(failure)) => {
+                    progress.failed(&format!("{model}: {failure}"));
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -105,6 +105,7 @@ mod tests {
             checkpoint: "/models/smollm2".into(),
             served_name: "smollm2:135m".into(),
             device,
+            gpus: 0,
             flags: vec![
                 Choice { name: "--max-model-len", value: Some("auto".into()), reason: "" },
                 Choice { name: "--enforce-eager", value: None, reason: "" },

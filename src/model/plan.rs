@@ -61,6 +61,8 @@ pub struct Plan {
     pub served_name: String,
     /// Where inference runs.
     pub device: Device,
+    /// GPUs it takes; 0 on the CPU.
+    pub gpus: usize,
     /// Flags, in the order they are given.
     pub flags: Vec<Choice>,
     /// Environment variables that belong to the plan; the same at every start, for vLLM's compile cache.
@@ -121,6 +123,7 @@ impl Plan {
             checkpoint: model.directory.clone(),
             served_name: model.manifest.name.clone(),
             device,
+            gpus: usize::from(device == Device::Cuda),
             flags,
             environment: environment(device, hardware, wishes),
             extra_arguments: wishes.extra_arguments.clone(),

@@ -52,6 +52,14 @@ pub struct Installed {
     pub card: Card,
 }
 
+impl Installed {
+    /// What an engine for this model serves. Models with equal keys share one engine.
+    #[must_use]
+    pub fn engine_key(&self) -> String {
+        self.manifest.digest.clone()
+    }
+}
+
 /// What the source of a model said about it; the rest of the [`Manifest`] is measured.
 #[derive(Clone, Debug)]
 pub struct Source {
