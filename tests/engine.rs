@@ -53,6 +53,8 @@ fn run_checks(ground: &Ground) -> usize {
         ("sleep ends a row of restarts", &|| sleep_while_restarting(ground)),
         ("stop ends it asleep", &|| stop_while_asleep(ground)),
         ("stop ends it while it falls asleep and while it wakes", &|| stop_while_under_way(ground)),
+        ("a start while it stops is forgotten", &|| start_while_stopping(ground)),
+        ("an engine that dies while it wakes is told as a death", &|| death_while_waking(ground)),
         ("kill ends it at once wherever it is", &|| kill_at_any_time(ground)),
         ("a sleep that fails is a stop", &|| a_failed_sleep_is_a_stop(ground)),
         ("an engine without sleep mode is stopped instead", &|| without_sleep_mode(ground)),
@@ -356,6 +358,33 @@ fn stop_while_under_way(ground: &Ground) {
     subject.until_state(State::Waking);
     subject.engine.stop();
     assert!(subject.until_state(State::Stopped).failure.is_none());
+}
+
+fn start_while_stopping(ground: &Ground) {
+    let subject = ground.engine(&[("FAKE_VLLM_IGNORE_TERM", "1")]).ready();
+    subject.engine.stop();
+    subject.until_state(State::Stopping);
+    subject.engine.start();
+    subject.engine.kill();
+    subject.engine.wake();
+    subject.until_state(State::Stopped);
+    // One that had been obeyed would have made generation 2 already.
+    subject.engine.stop();
+    subject.engine.start();
+    assert_eq!(subject.until_state(State::Ready).generation, 2);
+    subject.engine.kill();
+    subject.until_state(State::Stopped);
+}
+
+fn death_while_waking(ground: &Ground) {
+    let subject = ground.engine(&[("FAKE_VLLM_SLEEP_FAULT", "wake-hangs")]).ready().asleep(1);
+    subject.engine.wake();
+    let status = subject.until_state(State::Waking);
+    assert!(status.session.unwrap().signal_leader(libc::SIGKILL));
+    subject.until("its death told", |status| {
+        status.failure.as_ref().is_some_and(|failure| failure.message.contains("signal 9"))
+    });
+    subject.restarted();
 }
 
 fn kill_at_any_time(ground: &Ground) {

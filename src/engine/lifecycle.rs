@@ -1,16 +1,16 @@
 //! The life of one engine. One task owns all of it; others send it orders and watch its [`Status`].
 //!
 //! ```text
-//!            start                 answers on its socket              stop
-//!  Stopped ─────────> Starting ───────────────────────────> Ready ─────────> Stopping ──> Stopped
-//!                      ↑    │ exit nobody asked for         │ ↑ ↑
-//!               back-off    └─────────> Restarting <────────┘ │ │ awake
-//!                      └────────────────────┘ │          sleep│ │
-//!                                             │               ↓ │
-//!                      cannot help: Failed <──┘  FallingAsleep  Waking
-//!                                                         │     ↑
-//!                                                   asleep└─> Asleep
-//!                                                                 wake
+//!           start             answers on its socket          sleep                  asleep
+//!  Stopped ───────> Starting ──────────────────────> Ready ───────> FallingAsleep ────────> Asleep
+//!                      ↑                               ↑    awake                    wake      │
+//!                      │ back-off                      └──────────── Waking <──────────────────┘
+//!                      │
+//!                      └─ Restarting <─┐ wanted awake
+//!  any but Stopped and Failed:         │
+//!    exit nobody asked for ──> Stopping┼──> Stopped, wanted asleep
+//!                                      └──> Failed, starting again cannot help
+//!    stop, kill ─────────────> Stopping ──> Stopped
 //! ```
 //!
 //! Orders may cross; the last one holds:
@@ -179,6 +179,8 @@ impl Supervisor {
         loop {
             let ready_for = match self.run_generation().await {
                 (End::Asked, _) => {
+                    // Ordered while it stopped, as everybody could see.
+                    while self.orders.try_recv().is_ok() {}
                     return self.change(|status| {
                         status.state = State::Stopped;
                         status.failures_in_a_row = 0;
@@ -236,8 +238,10 @@ impl Supervisor {
         tokio::pin!(pause);
         loop {
             tokio::select! {
-                () = &mut pause => return false,
+                // First what was ordered while the dead were swept up.
+                biased;
                 order = self.orders.recv() => if order != Some(Order::Start) { return true },
+                () = &mut pause => return false,
             }
         }
     }

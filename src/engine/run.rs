@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::client::Client;
 use super::command::{self, Command};
@@ -12,7 +12,7 @@ use super::generation::Generation;
 use super::lifecycle::{Order, Supervisor};
 use super::measure::keep_measuring;
 use super::output;
-use super::sleeping::{self, Limits, Rest, Way};
+use super::sleeping::{self, Limits, Refused, Rest, Way};
 use super::startup::Startup;
 use super::status::State;
 use crate::init::{Exit, Session, Spec};
@@ -21,6 +21,8 @@ use crate::init::{Exit, Session, Spec};
 const OUT_OF_MEMORY_SCORE: u16 = 500;
 /// How often a starting engine is asked whether it is ready.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// How long vLLM takes to leave when its core has died, at most.
+const DEATH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a generation ended.
 pub(super) enum End {
@@ -222,6 +224,12 @@ impl Supervisor {
                     arrived = &mut journey => match arrived {
                         Ok(rest) => break rest,
                         Err(refused) => {
+                            // A death shows in the engine's answers first.
+                            if !matches!(refused, Refused::Late { .. })
+                                && let Ok(exit) = timeout(DEATH_LIMIT, &mut leader.exit).await
+                            {
+                                return Outcome::Exited(exit.unwrap_or(Exit::Code(0)));
+                            }
                             let what = if matches!(way, Some(Way::Wake(_))) { "wake up" } else { "fall asleep" };
                             return Outcome::Refused(format!("the engine did not {what}: {refused}; see vllm.log"));
                         }
@@ -240,7 +248,7 @@ impl Supervisor {
             (Rest::Asleep(level), None) => State::Asleep { level },
             (Rest::Awake, None) => State::Ready,
         };
-        tracing::debug!(model = self.plan.served_name, state = state.word(), "the engine is up");
+        tracing::debug!(model = self.plan.served_name, state = state.word(), "the engine has another state");
         self.change(|status| {
             status.state = state;
             status.client = (state == State::Ready).then(|| client.clone());
