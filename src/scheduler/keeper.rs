@@ -339,8 +339,10 @@ impl Keeper {
         }
     }
 
-    fn handle(&self, engine: EngineId) -> Option<(Arc<str>, &Engine)> {
-        let held = self.held.get(&engine)?;
+    /// The engine, to be given an order. What it says from now on is news, even if it is what it said before.
+    fn handle(&mut self, engine: EngineId) -> Option<(Arc<str>, &Engine)> {
+        let held = self.held.get_mut(&engine)?;
+        held.reported = None;
         held.engine.as_ref().map(|(handle, _)| (held.served_name.clone(), handle))
     }
 
@@ -358,10 +360,10 @@ impl Keeper {
             tokio::spawn(tell_changes(engine, status.clone(), self.commands.clone()));
             held.engine = Some((handle, status));
             held.plan = plan;
-            held.reported = None;
             held.timed = 0;
             self.core.renew(engine);
         }
+        held.reported = None;
         held.used_before = self.factory.devices.used(place);
         if let Some((handle, _)) = &held.engine {
             tracing::debug!(model = %held.served_name, ?place, "loading the model");

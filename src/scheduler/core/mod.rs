@@ -12,8 +12,12 @@
 
 mod events;
 mod forecast;
+#[cfg(test)]
+mod random;
 mod room;
 mod seat;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -289,8 +293,8 @@ impl Core {
             if !seat.life.is_resident() {
                 continue;
             }
-            let leaving = seat.life == Life::Leaving;
-            seat.life = Life::Leaving;
+            let leaving = matches!(seat.life, Life::Leaving { .. });
+            seat.part();
             if at_once {
                 self.actions.push(Action::Kill(*id));
             } else if !leaving {
@@ -333,8 +337,7 @@ impl Core {
     fn stop(&mut self, engine: EngineId) {
         let Some(seat) = self.seats.get_mut(&engine) else { return };
         debug_assert_eq!(seat.leases, 0, "an engine with leases is never stopped");
-        seat.expires = None;
-        seat.life = Life::Leaving;
+        seat.part();
         self.actions.push(Action::Stop(engine));
     }
 

@@ -117,7 +117,9 @@ impl Core {
                     seat.place.iter().for_each(|device| ledger.future[*device] += gain(seat, *exit));
                     ledger.slots_future += i64::from(seat.life.is_loaded());
                 }
-                self.ask_to_leave(&head, chosen.unwrap_or_default(), now);
+                // Whoever came before may need all there is. His turn comes when he is the first.
+                let Some(victims) = chosen else { continue };
+                self.ask_to_leave(&head, victims, now);
             }
             ledger.reserve(&head, &place);
         }
@@ -158,11 +160,11 @@ impl Core {
         let mut ledger = Ledger { future: free.clone(), free, slots, slots_future: slots, starting: BTreeSet::new() };
         for seat in self.seats.values() {
             let leaves = match seat.life {
-                Life::Leaving => i128::from(seat.charge()),
+                Life::Leaving { .. } => i128::from(seat.charge()),
                 Life::DozingOff(_) => gain(seat, Exit::Sleep),
                 _ => 0,
             };
-            let goes = i64::from(matches!(seat.life, Life::Leaving | Life::DozingOff(_)));
+            let goes = i64::from(matches!(seat.life, Life::Leaving { asleep: false } | Life::DozingOff(_)));
             for device in &seat.place {
                 ledger.free[*device] -= i128::from(seat.charge());
                 ledger.future[*device] += leaves - i128::from(seat.charge());

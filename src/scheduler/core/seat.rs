@@ -38,8 +38,11 @@ pub(in crate::scheduler) enum Life {
     Ready,
     /// It died and waits for its next start.
     Restarting,
-    /// It was told to stop.
-    Leaving,
+    /// It was told to stop, perhaps in its sleep.
+    Leaving {
+        /// It slept.
+        asleep: bool,
+    },
     /// It was told to sleep at this level.
     DozingOff(u8),
     /// It sleeps at this level.
@@ -71,7 +74,7 @@ impl Life {
 
     /// Whether it counts as a loaded model; sleeping ones do not.
     pub(super) fn is_loaded(self) -> bool {
-        self.is_resident() && !matches!(self, Self::Asleep(_))
+        self.is_resident() && !matches!(self, Self::Asleep(_) | Self::Leaving { asleep: true })
     }
 }
 
@@ -184,7 +187,7 @@ impl Seat {
     pub(super) fn charge(&self) -> u64 {
         match self.life {
             Life::Down | Life::Failed => 0,
-            Life::Asleep(_) => self.residue(),
+            Life::Asleep(_) | Life::Leaving { asleep: true } => self.residue(),
             _ => self.needs.bytes,
         }
     }
@@ -192,6 +195,12 @@ impl Seat {
     /// Bytes it holds on each device while it sleeps.
     pub(super) fn residue(&self) -> u64 {
         RESIDUE.min(self.needs.bytes)
+    }
+
+    /// It was told to stop.
+    pub(super) fn part(&mut self) {
+        self.expires = None;
+        self.life = Life::Leaving { asleep: matches!(self.life, Life::Asleep(_) | Life::Leaving { asleep: true }) };
     }
 
     pub(super) fn enter(&mut self, life: Life, now: Instant) {
@@ -214,7 +223,7 @@ impl Seat {
     pub(super) fn believes(&self, report: &Report) -> bool {
         match (self.life, report.stage) {
             (Life::Starting, Stage::Down) => report.generation >= self.ordered,
-            (Life::Leaving, stage) => matches!(stage, Stage::Down | Stage::Failed),
+            (Life::Leaving { .. }, stage) => matches!(stage, Stage::Down | Stage::Failed),
             (Life::DozingOff(_), stage) => stage != Stage::Ready,
             (Life::Waking, stage) => !matches!(stage, Stage::Asleep(_)),
             (Life::Down, stage) => stage == Stage::Down,
