@@ -14,5 +14,6 @@ mod life;
 mod loading;
 mod logs;
 mod many;
+mod scheduling;
 mod shape;
 mod transcripts;
