@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
-use crate::api::{self, Answering, App, Call, Reply, ollama};
+use crate::api::{self, Answering, App, Call, Reply, ollama, openai};
 use crate::telemetry::Health;
 
 /// A route, ready to be called.
@@ -39,9 +39,9 @@ pub enum Found<'a> {
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
 impl Router {
-    /// The routes of this version: the native API, then what operators ask.
+    /// The routes of this version: the native API, OpenAI's, then what operators ask.
     pub fn new(app: Arc<App>) -> Self {
-        let native = ollama::routes::ROUTES.iter().map(|route| {
+        let dialects = ollama::routes::ROUTES.iter().chain(openai::routes::ROUTES).map(|route| {
             let app = app.clone();
             Entry {
                 methods: route.methods,
@@ -55,7 +55,7 @@ impl Router {
             entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             entry("/health/ready", &app, |app| health(&app.readiness())),
         ];
-        Self::of(native.chain(operators))
+        Self::of(dialects.chain(operators))
     }
 
     /// Any routes.

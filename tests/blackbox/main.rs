@@ -8,6 +8,7 @@ mod answers;
 mod command_line;
 mod deaths;
 mod edges;
+mod embeddings;
 mod fake_engine;
 mod health;
 mod life;

@@ -5,6 +5,7 @@
 //! engine answers is turned back line by line ([`response`], [`stream`]). Out: a [`Reply`](super::Reply).
 //! Knows nothing of sockets and processes, and decides nothing about models: the scheduler does.
 
+pub mod embed;
 pub mod engine;
 pub mod error;
 pub mod format;
@@ -27,6 +28,7 @@ pub mod stream;
 pub mod think;
 pub mod tool_calls;
 pub mod types;
+pub mod vectors;
 
 /// The version that `/api/version` reports: a recent release of Ollama whose behaviour this follows. Clients compare it
 /// with the oldest they support, digit by digit (§13.1), so it must be a plain Ollama number; vllama's own version is

@@ -58,6 +58,7 @@ pub struct Options {
     repeat_last_n: Option<i64>,
     presence_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
+    num_ctx: Option<i64>,
     stop: Vec<String>,
 }
 
@@ -106,10 +107,18 @@ impl Options {
             ("seed", Setting::Integer(value)) => self.seed = Some(value),
             ("num_predict", Setting::Integer(value)) => self.num_predict = Some(value),
             ("repeat_last_n", Setting::Integer(value)) => self.repeat_last_n = Some(value),
+            ("num_ctx", Setting::Integer(value)) => self.num_ctx = Some(value),
             ("stop", Setting::Strings(value)) => self.stop = value,
-            // The rest belongs to llama.cpp; num_ctx is the engine's own and never reloads it (§13.14).
+            // The rest belongs to llama.cpp.
             _ => {}
         }
+    }
+
+    /// Longest text to embed, in tokens, where the request says one. To a chat it means nothing: the context is the
+    /// engine's own and never reloads it (§13.14).
+    #[must_use]
+    pub fn context_length(&self) -> Option<u64> {
+        self.num_ctx.and_then(|length| u64::try_from(length).ok()).filter(|length| *length > 0)
     }
 
     /// What the engine is told. A value comes from the request; else the checkpoint's own default holds, which the

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::error::{self, ApiError};
 use super::names::Wanted;
 use super::types::ShowRequest;
-use super::{JSON, OLLAMA_VERSION, inference, json, listing, show};
+use super::{JSON, OLLAMA_VERSION, embed, inference, json, listing, show};
 use crate::api::{self, Answering, App, Call, Reply, Route};
 
 /// Every native route; `HEAD` is answered wherever Ollama answers it (§13.7).
@@ -21,6 +21,8 @@ pub static ROUTES: &[Route] = &[
     Route { methods: POST, path: "/api/show", handler: |app, call| now(settle(shown(&app, &call))), refuse },
     Route { methods: POST, path: "/api/generate", handler: |app, call| later(inference::generate(app, call)), refuse },
     Route { methods: POST, path: "/api/chat", handler: |app, call| later(inference::chat(app, call)), refuse },
+    Route { methods: POST, path: "/api/embed", handler: |app, call| later(embed::embed(app, call)), refuse },
+    Route { methods: POST, path: "/api/embeddings", handler: |app, call| later(embed::embeddings(app, call)), refuse },
 ];
 
 const GET: &[Method] = &[Method::GET, Method::HEAD];
