@@ -165,6 +165,7 @@ pub(super) mod tests {
         Installed {
             name: ModelName::parse("smollm2:135m").expect("a valid name"),
             directory: "/models/smollm2".into(),
+            adapter: None,
             modified_at: UNIX_EPOCH + Duration::from_secs(1_795_402_351),
             manifest: Manifest {
                 name: "smollm2:135m".into(),
@@ -174,6 +175,7 @@ pub(super) mod tests {
                 quantization: "Q4_1".into(),
                 license: Some("apache-2.0".into()),
                 parameters: 134_515_008,
+                ..Manifest::default()
             },
             card: Card {
                 architecture: "LlamaForCausalLM".into(),
