@@ -35,6 +35,18 @@ pub struct Manifest {
     pub overlay: Overlay,
 }
 
+impl Manifest {
+    /// See [`Installed::engine_key`].
+    #[must_use]
+    pub fn engine_key(&self) -> String {
+        let checkpoint = self.checkpoint.as_ref().map_or(self.digest.as_str(), Sha256Digest::as_str);
+        match &self.overlay.adapter {
+            Some(adapter) => format!("{checkpoint}+{}", adapter.digest.as_str()),
+            None => checkpoint.to_owned(),
+        }
+    }
+}
+
 /// One installed model.
 #[derive(Clone, Debug)]
 pub struct Installed {
@@ -57,11 +69,7 @@ impl Installed {
     /// system prompts and parameters never start another.
     #[must_use]
     pub fn engine_key(&self) -> String {
-        let checkpoint = self.manifest.checkpoint.as_ref().map_or(self.manifest.digest.as_str(), Sha256Digest::as_str);
-        match &self.manifest.overlay.adapter {
-            Some(adapter) => format!("{checkpoint}+{}", adapter.digest.as_str()),
-            None => checkpoint.to_owned(),
-        }
+        self.manifest.engine_key()
     }
 
     /// What the model adds to its checkpoint.

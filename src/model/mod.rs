@@ -5,11 +5,13 @@
 
 pub mod card;
 pub mod digest;
+pub mod gather;
 pub mod manifest;
 pub mod name;
 pub mod overlay;
 pub mod plan;
 pub mod python;
+pub mod safetensors;
 pub mod store;
 
 pub use card::{Capability, Card, GenerationDefaults};

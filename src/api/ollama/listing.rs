@@ -15,7 +15,7 @@ const FOREVER: Duration = Duration::from_nanos(i64::MAX as u64);
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names are Ollama's")]
 pub struct Details {
-    pub parent_model: &'static str,
+    pub parent_model: String,
     pub format: String,
     pub family: String,
     pub families: [String; 1],
@@ -34,7 +34,7 @@ impl Details {
         let told = |text: &str| if text.is_empty() { "unknown" } else { text }.to_owned();
         let family = told(&model.card.family);
         Self {
-            parent_model: "",
+            parent_model: model.overlay().parent.clone(),
             format: told(&model.manifest.format),
             families: [family.clone()],
             family,

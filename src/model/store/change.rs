@@ -35,6 +35,28 @@ pub enum Checkpoint {
     Of(Arc<Installed>),
 }
 
+/// A [`Draft`] whose parts are hashed and on the disk.
+pub struct Prepared {
+    checkpoint: Finished,
+    adapter: Option<Finished>,
+    /// All of it but the name.
+    manifest: Manifest,
+}
+
+impl Prepared {
+    /// The key of the engine that will serve it ([`Installed::engine_key`]).
+    #[must_use]
+    pub fn engine_key(&self) -> String {
+        self.manifest.engine_key()
+    }
+
+    /// The digests of its checkpoint and its adapter.
+    pub fn parts(&self) -> impl Iterator<Item = Sha256Digest> {
+        let checkpoint = self.checkpoint.digest.clone();
+        std::iter::once(checkpoint).chain(self.manifest.overlay.adapter.as_ref().map(|adapter| adapter.digest.clone()))
+    }
+}
+
 /// A directory that gets a place by its digest.
 struct Finished {
     /// `None` when it has its place already.
@@ -68,7 +90,8 @@ impl Store {
     /// When the checkpoint cannot be read as one, or the store cannot be written; the staged files are removed then.
     pub fn install(&self, staging: Staging, name: &ModelName, source: Source) -> io::Result<Arc<Installed>> {
         let checkpoint = Checkpoint::Built(staging, source);
-        self.commit(Draft { checkpoint, overlay: Overlay::default(), adapter: None }, name)
+        let prepared = self.prepare(Draft { checkpoint, overlay: Overlay::default(), adapter: None })?;
+        self.publish(prepared, name)
     }
 
     /// Gives an installed model another name, over whatever had that name before. No weight is copied.
@@ -77,16 +100,15 @@ impl Store {
     /// When the model is gone, or the store cannot be written.
     pub fn copy(&self, model: &Arc<Installed>, name: &ModelName) -> io::Result<Arc<Installed>> {
         let overlay = model.manifest.overlay.clone();
-        self.commit(Draft { checkpoint: Checkpoint::Of(model.clone()), overlay, adapter: None }, name)
+        let prepared = self.prepare(Draft { checkpoint: Checkpoint::Of(model.clone()), overlay, adapter: None })?;
+        self.publish(prepared, name)
     }
 
-    /// Gives a draft a name, over whatever had that name before. Hashes what was built, which takes long.
+    /// Does for a draft what takes long: hashes what was built, and brings it to the disk.
     ///
     /// # Errors
     /// When something cannot be read as what it should be, or the store cannot be written; what was staged is removed.
-    pub fn commit(&self, draft: Draft, name: &ModelName) -> io::Result<Arc<Installed>> {
-        let upper = &self.inner.upper;
-        let bench = self.stage()?;
+    pub fn prepare(&self, draft: Draft) -> io::Result<Prepared> {
         let Draft { checkpoint, mut overlay, adapter } = draft;
         let adapter = adapter.map(Finished::of).transpose()?;
         if let Some(Finished { digest, size, .. }) = &adapter {
@@ -101,7 +123,7 @@ impl Store {
             Checkpoint::Of(model) => self.shared(&model)?,
         };
         let manifest = Manifest {
-            name: name.display(),
+            name: String::new(),
             digest: overlay.digest_on(&checkpoint.digest).as_str().to_owned(),
             size: checkpoint.size + overlay.adapter.as_ref().map_or(0, |adapter| adapter.size),
             format: source.format,
@@ -111,13 +133,25 @@ impl Store {
             checkpoint: Some(checkpoint.digest.clone()),
             overlay,
         };
+        Ok(Prepared { checkpoint, adapter, manifest })
+    }
+
+    /// Gives a prepared model a name, over whatever had that name before. A matter of moments.
+    ///
+    /// # Errors
+    /// When what it stands on is gone, or the store cannot be written.
+    pub fn publish(&self, prepared: Prepared, name: &ModelName) -> io::Result<Arc<Installed>> {
+        let upper = &self.inner.upper;
+        let Prepared { checkpoint, adapter, mut manifest } = prepared;
+        manifest.name = name.display();
+        let bench = self.stage()?;
         let file = upper.manifest(name);
         let lock = LayerLock::take(&upper.root)?;
         checkpoint.put(&upper.checkpoint(&checkpoint.digest))?;
         if let Some(adapter) = &adapter {
             adapter.put(&upper.adapter(&adapter.digest))?;
         }
-        // It may have been deleted since it was found.
+        // What it stands on may have been deleted since it was found.
         layer::assemble(
             manifest.clone(),
             self.inner.checkpoint(&manifest, &file),

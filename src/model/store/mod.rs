@@ -27,7 +27,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use blobs::{Blobs, Upload};
-pub use change::{Checkpoint, Draft};
+pub use change::{Checkpoint, Draft, Prepared};
 pub use lock::NameLock;
 pub use staging::Staging;
 

@@ -56,6 +56,10 @@ fn draft(model: &Arc<Installed>, overlay: Overlay) -> Draft {
     Draft { checkpoint: Checkpoint::Of(model.clone()), overlay, adapter: None }
 }
 
+fn commit(store: &Store, draft: Draft, model: &str) -> io::Result<Arc<Installed>> {
+    store.publish(store.prepare(draft)?, &name(model))
+}
+
 const OLD: &str = "084d77eeeafcb3d4d49683808fc408ef6299ea6f55c1219f35939eb3e38feb2e";
 
 #[test]
@@ -133,13 +137,13 @@ fn overlays_change_the_digest_and_not_the_engine_and_adapters_change_both() {
     let (root, store) = open();
     let plain = install(&store, "plain", "w").expect("installed");
     let overlay = Overlay { system: "You are Mario.".into(), parent: "plain:latest".into(), ..Overlay::default() };
-    let mario = store.commit(draft(&plain, overlay), &name("mario")).expect("made");
+    let mario = commit(&store, draft(&plain, overlay), "mario").expect("made");
     assert_ne!(mario.manifest.digest, plain.manifest.digest);
     assert_eq!(mario.engine_key(), plain.engine_key());
     let adapter = store.stage().expect("staged");
     fs::write(adapter.directory().join("adapter_config.json"), "{}").expect("written");
     let bent = Draft { adapter: Some(adapter), ..draft(&mario, mario.overlay().clone()) };
-    let bent = store.commit(bent, &name("bent")).expect("made");
+    let bent = commit(&store, bent, "bent").expect("made");
     assert_ne!(bent.engine_key(), plain.engine_key());
     assert_eq!(bent.manifest.size, plain.manifest.size + 2);
     let again = Store::open(root.path()).expect("a store");
