@@ -29,12 +29,18 @@ type Incoming = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Refused> + Sen
 #[derive(Default)]
 pub struct Upload {
     body: Option<Incoming>,
+    /// Whether the client waits for leave to send it (`Expect: 100-continue`); the first read gives it.
+    asks_first: bool,
 }
 
 impl Upload {
-    /// A body that is still to come.
-    pub fn new(body: impl http_body::Body<Data = Bytes, Error = Refused> + Send + Sync + 'static) -> Self {
-        Self { body: Some(Box::pin(body)) }
+    /// A body that is still to come. `asks_first` says that the client waits for leave to send it
+    /// (`Expect: 100-continue`), which the first read gives.
+    pub fn new(
+        body: impl http_body::Body<Data = Bytes, Error = Refused> + Send + Sync + 'static,
+        asks_first: bool,
+    ) -> Self {
+        Self { body: Some(Box::pin(body)), asks_first }
     }
 
     /// Bytes that will come, where the client has said so.
@@ -50,13 +56,20 @@ impl Upload {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refused> {
         let Some(body) = &mut self.body else { return Ok(None) };
         match body.frame().await {
-            Some(frame) => Ok(Some(frame?.into_data().unwrap_or_default())),
+            Some(Ok(frame)) => {
+                self.asks_first = false;
+                Ok(Some(frame.into_data().unwrap_or_default()))
+            }
+            Some(Err(refused)) => Err(refused),
             None => Ok(None),
         }
     }
 
     /// Throws the rest away, so that the answer reaches a client that is still sending.
     pub async fn discard(mut self) {
+        if self.asks_first {
+            return;
+        }
         let all = async { while let Ok(Some(_)) = self.next().await {} };
         // Whoever sends for longer gets the answer late or never.
         let _ = timeout(POLITENESS, all).await;

@@ -136,20 +136,20 @@ impl Front {
     async fn call(&self, entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call) -> Reply {
         call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
         let Settings { body_limit, upload_limit, body_timeout, .. } = self.settings;
+        let asks_first = head.headers.contains_key(EXPECT);
         let has_body = !matches!(head.method, Method::GET | Method::HEAD);
         match entry.intake {
-            Intake::Whole if has_body => {
-                let asks_first = head.headers.contains_key(EXPECT);
-                match body::read(body, asks_first, body_limit, body_timeout).await {
-                    Ok(bytes) => call.body = bytes,
-                    Err(refused) => {
-                        let mut reply = (entry.refuse)(refused.status, &refused.text);
-                        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                        return reply;
-                    }
+            Intake::Whole if has_body => match body::read(body, asks_first, body_limit, body_timeout).await {
+                Ok(bytes) => call.body = bytes,
+                Err(refused) => {
+                    let mut reply = (entry.refuse)(refused.status, &refused.text);
+                    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    return reply;
                 }
+            },
+            Intake::Stream if has_body => {
+                call.upload = Upload::new(Bounded::new(body, upload_limit, body_timeout), asks_first);
             }
-            Intake::Stream if has_body => call.upload = Upload::new(Bounded::new(body, upload_limit, body_timeout)),
             Intake::Whole | Intake::Stream => {}
         }
         // A bug met before the handler's future exists must not end the connection either.

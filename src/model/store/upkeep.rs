@@ -24,6 +24,7 @@ impl Store {
             }
         }
         self.unreferenced(&bench)?;
+        prune_empty(&upper.root, 4);
         self.inner.blobs.sweep();
         if swept > 0 {
             tracing::info!(count = swept, "removed what had been left unfinished in the model store");
@@ -55,6 +56,19 @@ impl Store {
             durable::write(bench.directory(), file, &text, Some(layer::written_at(file)?))?;
         }
         self.clear_place(file, &bench)
+    }
+}
+
+/// Removes directories that were made for a manifest which never came, down to this depth.
+fn prune_empty(directory: &Path, depth: usize) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let inside = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    for entry in inside.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        if depth > 1 {
+            prune_empty(&entry.path(), depth - 1);
+        }
+        // One that is not empty stays.
+        let _ = fs::remove_dir(entry.path());
     }
 }
 
