@@ -55,6 +55,7 @@ pub async fn embed(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     }
     let options = Options::parse(request.options)?;
     let model = find(&app, &call, asked)?;
+    let options = options.or(&Options::of(&model));
     let mut out = head(asked);
     if texts.is_empty() {
         load(&app, &call, &model, keep_alive).await?;
@@ -100,6 +101,7 @@ pub async fn embeddings(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     }
     let options = Options::parse(request.options)?;
     let model = find(&app, &call, asked)?;
+    let options = options.or(&Options::of(&model));
     let mut out = br#"{"embedding":"#.to_vec();
     if request.prompt.is_empty() {
         load(&app, &call, &model, keep_alive).await?;
