@@ -12,6 +12,7 @@ mod edges;
 mod embeddings;
 mod fake_engine;
 mod health;
+mod import;
 mod kills;
 mod life;
 mod loading;

@@ -23,14 +23,17 @@ pub fn install(models: &Path) {
         }),
     );
     write("1_Pooling/config.json", &json!({"word_embedding_dimension": 384, "pooling_mode_mean_tokens": true}));
-    write(
-        "modules.json",
-        &json!([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]),
-    );
+    let module = |index: usize, path: &str, kind: &str| json!({"idx": index, "name": index.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let modules =
+        [module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module(2, "2_Normalize", "Normalize")];
+    write("modules.json", &json!(modules));
     write("tokenizer_config.json", &json!({"tokenizer_class": "BertTokenizer", "model_max_length": 512}));
     write("tokenizer.json", &json!({"version": "1.0", "added_tokens": [], "model": {"type": "WordPiece"}}));
-    let mut weights = 2_u64.to_le_bytes().to_vec();
-    weights.extend(b"{}");
+    // A safetensors file with one number: the length of its header, the header, the number.
+    let header = br#"{"embeddings.word_embeddings.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}"#;
+    let mut weights = (header.len() as u64).to_le_bytes().to_vec();
+    weights.extend(header);
+    weights.extend([0; 4]);
     std::fs::write(directory.join("model.safetensors"), weights).expect("a file of the model");
     write(
         "vllama.json",
