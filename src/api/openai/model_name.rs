@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::api::ollama::json::Text;
@@ -32,13 +33,57 @@ pub struct Place<'a> {
 pub fn find(body: &[u8]) -> Result<Option<Place<'_>>, serde_json::Error> {
     if body.trim_ascii_start().first() != Some(&b'{') {
         // serde would take a list for the members of the object in their order.
-        return Err(serde::de::Error::custom("expected an object"));
+        return Err(Error::custom("expected an object"));
     }
     let Some(raw) = serde_json::from_slice::<Peek>(body)?.model else { return Ok(None) };
+    place(body, raw).map(Some)
+}
+
+/// Finds the model's name in an answer of the engine, which is trusted to be JSON, and reads no further: the engine names
+/// the model before the megabytes of what it made. `None` where there is no such member, or the answer is no object.
+#[must_use]
+pub fn find_early(answer: &[u8]) -> Option<Place<'_>> {
+    let mut found: Option<&RawValue> = None;
+    // Leaving an object in the middle is an error to the reader, and this one's purpose.
+    let _ = Early(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(answer));
+    place(answer, found?).ok()
+}
+
+/// Takes the raw `model` out of an object and leaves.
+struct Early<'f, 'a>(&'f mut Option<&'a RawValue>);
+
+impl<'de> DeserializeSeed<'de> for Early<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Early<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some(Text(key)) = map.next_key()? {
+            if key == "model" {
+                *self.0 = Some(map.next_value()?);
+                return Ok(());
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+fn place<'a>(body: &'a [u8], raw: &'a RawValue) -> Result<Place<'a>, serde_json::Error> {
     let Text(name) = serde_json::from_str(raw.get())?;
     // The raw value is a piece of the body.
     let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
-    Ok(Some(Place { name, range: start..start + raw.get().len() }))
+    Ok(Place { name, range: start..start + raw.get().len() })
 }
 
 /// The body with `name` in the place of the name that stands there; the body itself where that is the same.
@@ -79,6 +124,15 @@ mod tests {
             assert_eq!(renamed(body, "b:latest"), expected);
         }
         assert_eq!(renamed(r#"{"model":"a"}"#, "q\"\n"), r#"{"model":"q\"\n"}"#);
+    }
+
+    #[test]
+    fn an_answer_is_read_up_to_the_name() {
+        let body = br#"{"id":"embd-1","created":5,"model":"m","data":[{"embedding":[0.5, and never mind"#;
+        assert_eq!(find_early(body).map(|place| (place.name, place.range)), Some(("m".into(), 35..38)));
+        for body in [&b"{}"[..], b"", b"[\"m\"]", b"\xff\x00", br#"{"model":null}"#, br#"{"data":{"model":"m"}}"#] {
+            assert_eq!(find_early(body), None, "{body:?}");
+        }
     }
 
     #[test]

@@ -63,10 +63,9 @@ impl<'a> Passing<'a> {
             return Err(OpenAiError::Engine { status, body: answer, asked: self.asked().to_owned() });
         }
         // vLLM has formats that are no JSON; they name no model.
-        Ok(match model_name::find(&answer) {
-            Ok(Some(place)) => api::whole(StatusCode::OK, JSON, model_name::replaced(&answer, &place, self.asked())),
-            Ok(None) => api::whole(StatusCode::OK, JSON, answer),
-            Err(_) => api::whole(StatusCode::OK, "application/octet-stream", answer),
+        Ok(match model_name::find_early(&answer) {
+            Some(place) => api::whole(StatusCode::OK, JSON, model_name::replaced(&answer, &place, self.asked())),
+            None => api::whole(StatusCode::OK, "application/octet-stream", answer),
         })
     }
 }
