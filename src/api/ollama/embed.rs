@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use super::json::Text;
@@ -14,7 +13,7 @@ use super::options::Options;
 use super::run::Run;
 use super::types::{EmbedRequest, EmbeddingsRequest};
 use super::vectors::Embedded;
-use super::{JSON, json, keep_alive};
+use super::{JSON, input, json, keep_alive};
 use crate::api::{self, App, Call, Reply};
 use crate::model::{Capability, Installed};
 use crate::scheduler::KeepAlive;
@@ -47,7 +46,7 @@ pub async fn embed(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let text = json::text(&call.body)?;
     let request: EmbedRequest = json::decode(&text)?;
     let keep_alive = request.keep_alive.map(keep_alive::parse).transpose()?;
-    let texts = texts(request.input)?;
+    let texts = input::texts(request.input)?;
     let asked = &*request.model;
     if asked.trim().is_empty() {
         // As in Ollama (§14).
@@ -117,20 +116,6 @@ pub async fn embeddings(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     }
     out.push(b'}');
     Ok(api::whole(StatusCode::OK, JSON, out))
-}
-
-/// The texts of `input`: one alone, or a list. An empty text alone is none; in a list it is a text like any other.
-fn texts(input: Option<&RawValue>) -> Result<Vec<Text<'_>>, ApiError> {
-    let Some(input) = input else { return Ok(Vec::new()) };
-    match input.get().as_bytes().first() {
-        Some(b'"') => {
-            let text: Text = json::read(input).map_err(|_| ApiError::InvalidInput)?;
-            Ok(if text.is_empty() { Vec::new() } else { vec![text] })
-        }
-        Some(b'[') => json::read(input).map_err(|_| ApiError::InvalidInput),
-        Some(b'n') => Ok(Vec::new()),
-        _ => Err(ApiError::InvalidInput),
-    }
 }
 
 /// Looks the model up and notes it for the log. These routes tell of a missing model in words of their own (§14).
@@ -250,31 +235,5 @@ fn write_figures(run: &Run, tokens: u64, out: &mut Vec<u8>) {
         if value > 0 {
             out.extend(format!(",\"{name}\":{value}").into_bytes());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inputs_are_a_text_or_a_list_of_texts() {
-        let read = |json: &str| {
-            let raw = RawValue::from_string(json.to_owned()).expect("the test's JSON");
-            texts(Some(&raw)).map(|texts| texts.iter().map(|text| text.to_string()).collect::<Vec<_>>())
-        };
-        for (json, expected) in [
-            (r#""""#, vec![]),
-            ("null", vec![]),
-            ("[]", vec![]),
-            (r#""a""#, vec!["a"]),
-            (r#"["a","","\u00fc"]"#, vec!["a", "", "ü"]),
-        ] {
-            assert_eq!(read(json).expect("texts"), expected, "{json}");
-        }
-        for json in ["5", "true", "{}", "[1]", r#"["a",null]"#, r#"[["a"]]"#, "[101,102]"] {
-            assert_eq!(read(json), Err(ApiError::InvalidInput), "{json}");
-        }
-        assert_eq!(texts(None).map(|texts| texts.len()), Ok(0));
     }
 }

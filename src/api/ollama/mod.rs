@@ -16,6 +16,7 @@ pub mod error;
 pub mod format;
 pub mod images;
 pub mod inference;
+pub mod input;
 pub mod json;
 pub mod keep_alive;
 pub mod listing;
