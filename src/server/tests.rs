@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::router::Entry;
+use super::router::{Entry, Intake};
 use super::*;
 use crate::api::{self, Answering, Call, Reply, ollama};
 
@@ -43,7 +43,7 @@ fn entry(
     path: &'static str,
     handler: impl Fn(Call) -> Answering + Send + Sync + 'static,
 ) -> Entry {
-    Entry { methods, path, handler: Box::new(handler), refuse: ollama::error::refuse }
+    Entry { methods, path, intake: Intake::Whole, handler: Box::new(handler), refuse: ollama::error::refuse }
 }
 
 fn plain(body: impl Into<Bytes>) -> Reply {
