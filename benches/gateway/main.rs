@@ -10,6 +10,7 @@ mod load;
 #[allow(dead_code, reason = "shared with the tests")]
 mod model;
 mod relay;
+mod scheduler;
 mod server;
 
 use std::path::Path;
@@ -35,6 +36,11 @@ fn main() {
     {
         return relay::run(engine.into());
     }
+    if let [_, role, directory] = &*std::env::args().collect::<Vec<_>>()
+        && role == scheduler::ROLE
+    {
+        return scheduler::run(directory.into());
+    }
     // `cargo test --all-targets` builds and runs this too, and a debug build's figures mean nothing.
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("skipped: figures need `cargo bench --bench gateway`");
@@ -50,6 +56,9 @@ fn main() {
         let wanted = |part: &str| parts.is_empty() || parts.iter().any(|word| word == part);
         if wanted("start") {
             start().await;
+        }
+        if wanted("scheduler") {
+            scheduler::measure();
         }
         if wanted("whole") {
             whole().await;
