@@ -158,12 +158,14 @@ impl Store {
             manifest.overlay.adapter.as_ref().map(|adapter| self.inner.adapter(&adapter.digest)),
             std::time::SystemTime::now(),
         )?;
-        durable::write(bench.directory(), &file, &entry_text(&Entry::Model(Box::new(manifest)))?, None)?;
+        let text = entry_text(&Entry::Model(Box::new(manifest)))?;
+        durable::write(bench.directory(), &file, &text, None)?;
         let known = self.inner.read(&file)?.ok_or_else(|| io::Error::other("a manifest became a whiteout"))?;
         let model = known.model.clone();
         self.learn(|models| _ = models.insert(name.clone(), known));
         let gone = self.clear_place(&file, &bench).and_then(|()| self.unreferenced(&bench));
         drop(lock);
+        self.inner.blobs.sweep();
         if let Err(error) = gone {
             tracing::warn!(%error, "what the replaced model stood on could not be removed; the next start tries again");
         }
@@ -255,7 +257,9 @@ impl Store {
         let mut adapters = std::collections::HashSet::new();
         for file in upper.manifests()? {
             // One that cannot be read may name anything: then nothing is removed.
-            if let Entry::Model(manifest) = read_entry(&file)? {
+            let entry = read_entry(&file)
+                .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be read: {error}", file.display())))?;
+            if let Entry::Model(manifest) = entry {
                 checkpoints.extend(manifest.checkpoint);
                 adapters.extend(manifest.overlay.adapter.map(|adapter| adapter.digest));
             }

@@ -101,7 +101,13 @@ impl Store {
         let base = base.filter(|base| base.is_dir() && *base != root).map(Base::read).transpose()?;
         let store = Self { inner: Arc::new(Inner { upper, base, book: RwLock::default(), blobs }) };
         if let Err(error) = store.tidy() {
-            tracing::debug!(%error, "the store cannot be tidied; it is read as it is");
+            match error.kind() {
+                // Somebody else's, or a read-only file system: nothing is expected of us.
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    tracing::debug!(%error, "the model store is only read");
+                }
+                _ => tracing::warn!(%error, "the model store could not be tidied; it is read as it is"),
+            }
         }
         store.look()?;
         Ok(store)
