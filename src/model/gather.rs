@@ -130,6 +130,7 @@ pub async fn import(
     file: &Sha256Digest,
     mut tell: impl FnMut(u64, u64),
 ) -> Result<(Staging, Source), GatherError> {
+    let _turn = store.conversion().await?;
     // A name of its own, so that the file stays even if the uploaded one is swept.
     let source = store.stage()?;
     let gguf = source.directory().join("model.gguf");

@@ -157,6 +157,29 @@ async fn deleting_a_model_in_use_waits_for_its_requests() {
 }
 
 #[tokio::test]
+async fn replacing_a_model_in_use_waits_only_when_its_weights_go() {
+    let vllama = Vllama::with_fake().env("FAKE_VLLM_TOKEN_RATE", "20").python(IMPORTER).start().await;
+    let ask = || {
+        let client = vllama.client.clone();
+        let body = json!({"model": "smollm2:135m", "stream": false, "messages": [{"role": "user", "content": "FAKE:count 20"}]});
+        tokio::spawn(async move { client.post("/api/chat", &body).await })
+    };
+    let running = ask();
+    vllama.engine_runs(1).await;
+    let over = json!({"model": "SmolLM2:135M", "from": "smollm2:135m", "system": "Be kind."});
+    assert_eq!(statuses(&vllama.create(&over).await).last().map(String::as_str), Some("success"));
+    assert!(!running.is_finished(), "the engine is the same: nobody waits");
+    assert_eq!(vllama.show("smollm2:135m").await["system"], "Be kind.");
+    assert_eq!(vllama.names().await, ["smollm2:135m"], "it keeps the spelling of its name");
+    let digest = vllama.upload(b"GGUFweights").await;
+    let made = vllama.create(&json!({"model": "smollm2:135m", "files": {"m.gguf": digest}})).await;
+    assert_eq!(statuses(&made).last().map(String::as_str), Some("success"));
+    assert!(running.is_finished(), "the request came first");
+    assert_eq!(running.await.expect("no panic").status(), 200);
+    assert_eq!(std::fs::read_dir(vllama.path("models").join(".checkpoints")).expect("read").count(), 1);
+}
+
+#[tokio::test]
 async fn deleting_an_alias_leaves_the_engine_alone() {
     let vllama = Vllama::with_fake().start().await;
     vllama.post("/api/copy", &json!({"source": "smollm2:135m", "destination": "alias"})).await;

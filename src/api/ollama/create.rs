@@ -113,7 +113,7 @@ impl From<GatherError> for ApiError {
             GatherError::NotGguf => Self::BadCreate("supplied file was not in GGUF format"),
             GatherError::Missing(digest) => Self::NoBlob(digest),
             GatherError::Refused(text) => Self::NotSupported(text),
-            GatherError::Failed(text) => Self::Store(text),
+            GatherError::Failed(text) => Self::Import(text),
             GatherError::Store(error) => error.into(),
         }
     }

@@ -139,25 +139,28 @@ impl Store {
     /// Gives a prepared model a name, over whatever had that name before. A matter of moments.
     ///
     /// # Errors
-    /// When what it stands on is gone, or the store cannot be written.
+    /// [`io::ErrorKind::NotFound`] when what it stands on is gone, or what the system says.
     pub fn publish(&self, prepared: Prepared, name: &ModelName) -> io::Result<Arc<Installed>> {
         let upper = &self.inner.upper;
         let Prepared { checkpoint, adapter, mut manifest } = prepared;
-        manifest.name = name.display();
         let bench = self.stage()?;
         let file = upper.manifest(name);
         let lock = LayerLock::take(&upper.root)?;
+        manifest.name = match read_entry(&file) {
+            // As in Ollama, a model that is replaced keeps the spelling of its name.
+            Ok(Entry::Model(replaced)) => replaced.name,
+            _ => name.display(),
+        };
         checkpoint.put(&upper.checkpoint(&checkpoint.digest))?;
         if let Some(adapter) = &adapter {
             adapter.put(&upper.adapter(&adapter.digest))?;
         }
-        // What it stands on may have been deleted since it was found.
-        layer::assemble(
-            manifest.clone(),
-            self.inner.checkpoint(&manifest, &file),
-            manifest.overlay.adapter.as_ref().map(|adapter| self.inner.adapter(&adapter.digest)),
-            std::time::SystemTime::now(),
-        )?;
+        let stands_on = manifest.overlay.adapter.as_ref().map(|adapter| self.inner.adapter(&adapter.digest));
+        let stands_on = stands_on.into_iter().chain([self.inner.checkpoint(&manifest, &file)]);
+        if stands_on.into_iter().any(|directory| !directory.is_dir()) {
+            let text = "the model it is made from was deleted in the meantime";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
         let text = entry_text(&Entry::Model(Box::new(manifest)))?;
         durable::write(bench.directory(), &file, &text, None)?;
         let known = self.inner.read(&file)?.ok_or_else(|| io::Error::other("a manifest became a whiteout"))?;

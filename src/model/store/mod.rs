@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 pub use blobs::{Blobs, Upload};
 pub use change::{Checkpoint, Draft, Prepared};
 pub use lock::NameLock;
@@ -37,6 +39,8 @@ use layer::{Entry, Layer, Stamp, read_entry};
 
 /// Time between two tries to lock a name.
 const LOCK_PACE: Duration = Duration::from_millis(20);
+/// Conversions of uploaded files at a time: each fills memory with tensors and the disk with weights.
+const CONVERSIONS: usize = 1;
 
 /// The installed models. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,6 +54,14 @@ struct Inner {
     base: Option<Base>,
     book: RwLock<Book>,
     blobs: Blobs,
+    conversions: Semaphore,
+}
+
+impl Inner {
+    fn new(upper: Layer, base: Option<Base>) -> Self {
+        let (blobs, conversions) = (Blobs::new(&upper), Semaphore::new(CONVERSIONS));
+        Self { upper, base, book: RwLock::default(), blobs, conversions }
+    }
 }
 
 /// What is installed, as it was when the disk was last looked at.
@@ -97,9 +109,8 @@ impl Store {
     pub fn with_base(root: &Path, base: Option<&Path>) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let upper = Layer { root: root.into() };
-        let blobs = Blobs::new(&upper);
         let base = base.filter(|base| base.is_dir() && *base != root).map(Base::read).transpose()?;
-        let store = Self { inner: Arc::new(Inner { upper, base, book: RwLock::default(), blobs }) };
+        let store = Self { inner: Arc::new(Inner::new(upper, base)) };
         if let Err(error) = store.tidy() {
             match error.kind() {
                 // Somebody else's, or a read-only file system: nothing is expected of us.
@@ -161,6 +172,14 @@ impl Store {
     #[must_use]
     pub fn blobs(&self) -> &Blobs {
         &self.inner.blobs
+    }
+
+    /// Waits for the turn to convert uploaded files.
+    ///
+    /// # Errors
+    /// Never while the store is open.
+    pub async fn conversion(&self) -> io::Result<SemaphorePermit<'_>> {
+        self.inner.conversions.acquire().await.map_err(io::Error::other)
     }
 
     /// Waits for the right to change what `name` stands for, in this process and in others. Safe to cancel.
@@ -266,7 +285,7 @@ impl Base {
     /// Reads all of it.
     fn read(root: &Path) -> io::Result<Self> {
         let layer = Layer { root: root.into() };
-        let inner = Inner { upper: layer.clone(), base: None, book: RwLock::default(), blobs: Blobs::new(&layer) };
+        let inner = Inner::new(layer.clone(), None);
         let models = inner.read_all(&Models::new())?;
         let mut checkpoints = HashMap::new();
         for Known { model, .. } in models.values() {
