@@ -79,10 +79,11 @@ async fn gathered(app: &Arc<App>, files: &gather::Files, teller: &Teller) -> Res
         Kind::Gguf(file) => {
             teller.say("parsing GGUF");
             let size = store.blobs().find(&file).and_then(|path| path.metadata().ok()).map_or(0, |facts| facts.len());
+            let digest = file.to_string();
             // Clients show these as bytes.
             let tell = |done: u64, total: u64| {
                 let bytes = u128::from(size) * u128::from(done) / u128::from(total.max(1));
-                teller.part("converting model", &file, u64::try_from(bytes).unwrap_or(size), size);
+                teller.part("converting model", &digest, u64::try_from(bytes).unwrap_or(size), size);
             };
             gather::import(&store, &app.python, &file, tell).await?
         }
