@@ -115,6 +115,7 @@ impl Vllama {
             ("HOME".to_owned(), path("home")),
             ("OLLAMA_HOST".to_owned(), "127.0.0.1:0".to_owned()),
             ("VLLAMA_MODELS".to_owned(), path("models")),
+            ("VLLAMA_BASE_MODELS".to_owned(), path("no-base")),
             ("VLLAMA_STATE".to_owned(), path("state")),
             ("VLLAMA_RUN".to_owned(), path("run")),
             ("VLLAMA_ENGINE".to_owned(), env!("CARGO_BIN_EXE_fake-vllm").to_owned()),
