@@ -163,7 +163,7 @@ async fn deleting_a_model_in_use_waits_for_its_requests() {
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert_eq!(vllama.answered(&["/api/chat", "/api/delete"], 2).await, ["/api/chat", "/api/delete"]);
     assert!(vllama.names().await.is_empty());
-    vllama.engine_state("stopped").await;
+    assert_eq!(vllama.generations(), [] as [std::path::PathBuf; 0], "its engine went first");
 }
 
 #[tokio::test]
