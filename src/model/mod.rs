@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod digest;
+pub mod directory;
 pub mod gather;
 pub mod manifest;
 pub mod name;

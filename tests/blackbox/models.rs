@@ -358,7 +358,7 @@ async fn the_files_of_a_checkpoint_become_a_model_with_an_adapter() {
     let lora = vllama.upload(br#"{"peft_type":"LORA","r":8}"#).await;
     let made = vllama
         .create(&json!({
-            "model": "mine:1b", "files": {"model.safetensors": weights, "config.json": config, "evil.py": config},
+            "model": "mine:1b", "files": {"model.safetensors": weights, "config.json": config, "tokenizer.json": config, "evil.py": config},
             "adapters": {"adapter_model.safetensors": weights, "adapter_config.json": lora},
         }))
         .await;
@@ -378,7 +378,11 @@ async fn the_files_of_a_checkpoint_become_a_model_with_an_adapter() {
     let new = statuses(&child).iter().filter(|status| status.starts_with("creating new layer")).count();
     assert_eq!(new, 1, "checkpoint and adapter are inherited: {}", child.text());
     let torn = vllama.upload(&safetensors()[..60]).await;
-    let refused = vllama.create(&json!({"model": "t", "files": {"m.safetensors": torn, "config.json": config}})).await;
+    let refused = vllama
+        .create(
+            &json!({"model": "t", "files": {"m.safetensors": torn, "config.json": config, "tokenizer.json": config}}),
+        )
+        .await;
     assert!(refused.text().contains("no whole safetensors file"), "{}", refused.text());
     assert_eq!(vllama.names().await, ["child:latest", "mine:1b", "smollm2:135m"]);
     assert_eq!(std::fs::read_dir(vllama.path("models").join(".adapters")).expect("read").count(), 1);
