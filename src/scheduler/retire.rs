@@ -8,6 +8,7 @@ use super::keeper::Command;
 /// Nothing of a model's engine runs, and nothing starts as long as this is held. Drop it when the files have been
 /// deleted or replaced.
 #[derive(Debug)]
+#[must_use]
 pub struct Retired {
     engine: EngineId,
     /// Weak, so that a forgotten guard does not keep the scheduler's task alive. `None` where there is no task any more.

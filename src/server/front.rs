@@ -159,10 +159,15 @@ impl Front {
             Err(_) => None,
         };
         // The panic has been logged with its place; the client need not know it.
-        reply.unwrap_or_else(|| {
+        let mut reply = reply.unwrap_or_else(|| {
             let text = "vllama met a bug while it answered this request; its log says where";
             (entry.refuse)(StatusCode::INTERNAL_SERVER_ERROR, text)
-        })
+        });
+        if entry.intake == Intake::Stream && has_body && !reply.status().is_success() {
+            // The rest of the body may still be on its way.
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
     }
 }
 

@@ -47,6 +47,16 @@ impl Vllama {
         digest
     }
 
+    /// The paths of the requests that have been answered to their end, in that order, once there are so many of them.
+    async fn answered(&self, paths: &[&str], count: usize) -> Vec<String> {
+        eventually("the requests are in the log", async || {
+            let path = |line: Value| line["path"].as_str().map(str::to_owned);
+            let all: Vec<_> = self.log().into_iter().filter_map(path).filter(|path| paths.contains(&&**path)).collect();
+            (all.len() == count).then_some(all)
+        })
+        .await
+    }
+
     /// What the engine was sent for a chat with this model.
     async fn sent(&self, path: &str, body: &Value) -> Value {
         let answer = self.post(path, body).await;
@@ -149,12 +159,36 @@ async fn deleting_a_model_in_use_waits_for_its_requests() {
     vllama.engine_runs(1).await;
     let deleted = vllama.delete(&json!({"model": "smollm2:135m"})).await;
     assert_eq!(deleted.status(), 200, "{}", deleted.text());
-    assert!(running.is_finished(), "the request came first");
     let answer = running.await.expect("no panic");
     assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert_eq!(vllama.answered(&["/api/chat", "/api/delete"], 2).await, ["/api/chat", "/api/delete"]);
     assert!(vllama.names().await.is_empty());
-    assert_eq!(vllama.generations(), [] as [std::path::PathBuf; 0], "its engine is gone");
-    assert_eq!(vllama.health().await["engines"], json!([]), "and forgotten");
+    assert_eq!(vllama.generations(), [] as [std::path::PathBuf; 0], "its engine went first");
+    assert_eq!(vllama.health().await["engines"], json!([]), "and is forgotten");
+}
+
+#[tokio::test]
+async fn replacing_a_model_in_use_waits_only_when_its_weights_go() {
+    let vllama = Vllama::with_fake().env("FAKE_VLLM_TOKEN_RATE", "20").python(IMPORTER).start().await;
+    let ask = || {
+        let client = vllama.client.clone();
+        let body = json!({"model": "smollm2:135m", "stream": false, "messages": [{"role": "user", "content": "FAKE:count 20"}]});
+        tokio::spawn(async move { client.post("/api/chat", &body).await })
+    };
+    let running = ask();
+    vllama.engine_runs(1).await;
+    let over = json!({"model": "SmolLM2:135M", "from": "smollm2:135m", "system": "Be kind."});
+    assert_eq!(statuses(&vllama.create(&over).await).last().map(String::as_str), Some("success"));
+    let shown = vllama.show("smollm2:135m").await;
+    assert_eq!((&shown["system"], &shown["details"]["parent_model"]), (&json!("Be kind."), &json!("")));
+    assert_eq!(vllama.names().await, ["smollm2:135m"], "it keeps the spelling of its name");
+    let digest = vllama.upload(b"GGUFweights").await;
+    let made = vllama.create(&json!({"model": "smollm2:135m", "files": {"m.gguf": digest}})).await;
+    assert_eq!(statuses(&made).last().map(String::as_str), Some("success"));
+    assert_eq!(running.await.expect("no panic").status(), 200);
+    let order = vllama.answered(&["/api/chat", "/api/create"], 3).await;
+    assert_eq!(order, ["/api/create", "/api/chat", "/api/create"], "the second create waited");
+    assert_eq!(std::fs::read_dir(vllama.path("models").join(".checkpoints")).expect("read").count(), 1);
 }
 
 #[tokio::test]
@@ -325,7 +359,7 @@ async fn the_files_of_a_checkpoint_become_a_model_with_an_adapter() {
     let lora = vllama.upload(br#"{"peft_type":"LORA","r":8}"#).await;
     let made = vllama
         .create(&json!({
-            "model": "mine:1b", "files": {"model.safetensors": weights, "config.json": config, "evil.py": config},
+            "model": "mine:1b", "files": {"model.safetensors": weights, "config.json": config, "tokenizer.json": config, "evil.py": config},
             "adapters": {"adapter_model.safetensors": weights, "adapter_config.json": lora},
         }))
         .await;
@@ -341,10 +375,18 @@ async fn the_files_of_a_checkpoint_become_a_model_with_an_adapter() {
     assert_eq!(shown["tensors"], json!([{"name": "w", "type": "BF16", "shape": [2, 3]}]));
     assert_eq!(shown["model_info"]["qwen2.embedding_length"], 3);
     assert!(shown["modelfile"].as_str().is_some_and(|text| text.contains("\nADAPTER /")), "{shown}");
+    let child = vllama.create(&json!({"model": "child", "from": "mine:1b", "system": "Be kind."})).await;
+    let new = statuses(&child).iter().filter(|status| status.starts_with("creating new layer")).count();
+    assert_eq!(new, 1, "checkpoint and adapter are inherited: {}", child.text());
     let torn = vllama.upload(&safetensors()[..60]).await;
-    let refused = vllama.create(&json!({"model": "t", "files": {"m.safetensors": torn, "config.json": config}})).await;
+    let refused = vllama
+        .create(
+            &json!({"model": "t", "files": {"m.safetensors": torn, "config.json": config, "tokenizer.json": config}}),
+        )
+        .await;
     assert!(refused.text().contains("no whole safetensors file"), "{}", refused.text());
-    assert_eq!(vllama.names().await, ["mine:1b", "smollm2:135m"]);
+    assert_eq!(vllama.names().await, ["child:latest", "mine:1b", "smollm2:135m"]);
+    assert_eq!(std::fs::read_dir(vllama.path("models").join(".adapters")).expect("read").count(), 1);
 }
 
 #[tokio::test]

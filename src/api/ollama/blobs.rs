@@ -34,9 +34,7 @@ pub async fn blob(app: Arc<App>, mut call: Call) -> Result<Reply, ApiError> {
         Ok(()) => Ok(empty(StatusCode::CREATED)),
         Err(error) => {
             call.upload.discard().await;
-            let mut reply = error.reply();
-            reply.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-            Ok(reply)
+            Err(error)
         }
     }
 }

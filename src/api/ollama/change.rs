@@ -26,14 +26,14 @@ pub async fn change<T: Send + 'static>(
     let task = tokio::spawn(async move {
         let store = app.store.clone();
         let _lock = store.lock(&name).await?;
-        // Held until the change is done: nobody is to start the engine on files that are about to go.
-        let mut _retired = None;
-        if let Some(model) = store.find(&name)
-            && next.as_deref() != Some(model.engine_key().as_str())
-            && !store.shares_engine(&model)
-        {
-            _retired = Some(app.scheduler.retire(&model).await);
-        }
+        let goes = store
+            .find(&name)
+            .filter(|model| next.as_deref() != Some(model.engine_key().as_str()) && !store.shares_engine(model));
+        // Held until the name stands for something else, so that nobody starts the engine again from files that go.
+        let _retired = match goes {
+            Some(model) => Some(app.scheduler.retire(&model).await),
+            None => None,
+        };
         blocking(move || act(&store)).await
     });
     task.await.unwrap_or_else(|error| Err(ApiError::Store(error.to_string())))

@@ -32,7 +32,11 @@ pub async fn create(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
 async fn carry_out(app: Arc<App>, order: Order, teller: Teller) -> Result<(), ApiError> {
     let (checkpoint, inherited) = if let Some(from) = &order.from {
         let model = base(&app, from).await?;
-        let inherited = Overlay { parent: model.name.display(), ..model.overlay().clone() };
+        let mut inherited = model.overlay().clone();
+        // A model that is changed in its place stays the child of whose child it was.
+        if model.name != order.name {
+            inherited.parent = model.name.display();
+        }
         (Checkpoint::Of(model), inherited)
     } else if let Some(files) = &order.files {
         (gathered(&app, files, &teller).await?, Overlay::default())
@@ -53,10 +57,11 @@ async fn carry_out(app: Arc<App>, order: Order, teller: Teller) -> Result<(), Ap
     }
     let layers = layers(&overlay);
     let store = app.store.clone();
-    let known: Vec<Sha256Digest> = match &checkpoint {
-        Checkpoint::Of(model) => model.manifest.checkpoint.iter().cloned().chain(self::layers(&inherited)).collect(),
-        Checkpoint::Built(..) => Vec::new(),
-    };
+    let mut known = self::layers(&inherited);
+    known.extend(inherited.adapter.map(|adapter| adapter.digest));
+    if let Checkpoint::Of(model) = &checkpoint {
+        known.extend(model.manifest.checkpoint.clone());
+    }
     let prepared = blocking(move || store.prepare(Draft { checkpoint, overlay, adapter })).await?;
     for layer in prepared.parts().chain(layers) {
         let verb = if known.contains(&layer) { "using existing layer" } else { "creating new layer" };
@@ -79,10 +84,11 @@ async fn gathered(app: &Arc<App>, files: &gather::Files, teller: &Teller) -> Res
         Kind::Gguf(file) => {
             teller.say("parsing GGUF");
             let size = store.blobs().find(&file).and_then(|path| path.metadata().ok()).map_or(0, |facts| facts.len());
+            let digest = file.to_string();
             // Clients show these as bytes.
             let tell = |done: u64, total: u64| {
                 let bytes = u128::from(size) * u128::from(done) / u128::from(total.max(1));
-                teller.part("converting model", &file, u64::try_from(bytes).unwrap_or(size), size);
+                teller.part("converting model", &digest, u64::try_from(bytes).unwrap_or(size), size);
             };
             gather::import(&store, &app.python, &file, tell).await?
         }
@@ -113,7 +119,7 @@ impl From<GatherError> for ApiError {
             GatherError::NotGguf => Self::BadCreate("supplied file was not in GGUF format"),
             GatherError::Missing(digest) => Self::NoBlob(digest),
             GatherError::Refused(text) => Self::NotSupported(text),
-            GatherError::Failed(text) => Self::Store(text),
+            GatherError::Failed(text) => Self::Import(text),
             GatherError::Store(error) => error.into(),
         }
     }

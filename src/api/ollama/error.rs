@@ -80,6 +80,9 @@ pub enum ApiError {
     /// A body that was not taken to its end.
     #[error("{0}")]
     Upload(#[from] Refused),
+    /// The import of a file failed through no fault of the file: what happened and what to do.
+    #[error("{0}")]
+    Import(String),
     /// The model store does not do what it should; what the system says.
     #[error("the model store could not be changed: {0}; check the disk and the directory's permissions")]
     Store(String),
@@ -183,9 +186,12 @@ impl ApiError {
             Self::Upload(refused) => refused.status,
             Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
-            Self::BadOption(..) | Self::BadFormat(_) | Self::Failed(_) | Self::Gone | Self::Store(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::BadOption(..)
+            | Self::BadFormat(_)
+            | Self::Failed(_)
+            | Self::Gone
+            | Self::Import(_)
+            | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoLease(error) => error.status,
             _ => StatusCode::BAD_REQUEST,

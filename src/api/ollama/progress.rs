@@ -15,14 +15,13 @@ use tokio::sync::mpsc;
 use super::error::ApiError;
 use super::{JSON, NDJSON};
 use crate::api::{self, Reply};
-use crate::model::digest::Sha256Digest;
 
 /// One line.
 #[derive(Serialize)]
 struct Event<'a> {
     status: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<String>,
+    digest: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<u64>,
     /// Left out while nothing is done, as Ollama has it.
@@ -53,10 +52,10 @@ impl Teller {
         self.send(&Event::of(status));
     }
 
-    /// How far a step is: `completed` of `total` units of the thing with that digest.
-    pub fn part(&self, status: &str, digest: &Sha256Digest, completed: u64, total: u64) {
+    /// How far a step is: `completed` of `total` units of the thing with that digest, `sha256:` and 64 hex characters.
+    pub fn part(&self, status: &str, digest: &str, completed: u64, total: u64) {
         let completed = Some(completed).filter(|completed| *completed > 0);
-        self.send(&Event { status, digest: Some(digest.to_string()), total: Some(total), completed });
+        self.send(&Event { status, digest: Some(digest), total: Some(total), completed });
     }
 
     fn send(&self, event: &Event<'_>) {
@@ -200,11 +199,10 @@ mod tests {
 
     #[tokio::test]
     async fn parts_say_how_far_they_are() {
-        let digest = Sha256Digest::of(b"");
-        let told = digest.clone();
+        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let reply = answer(true, |teller| async move {
-            teller.part("converting model", &told, 0, 7);
-            teller.part("converting model", &told, 7, 7);
+            teller.part("converting model", digest, 0, 7);
+            teller.part("converting model", digest, 7, 7);
             Ok(())
         });
         let text = text(reply.await.expect("a stream")).await;

@@ -107,7 +107,9 @@ async fn shown(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let context_length = context_length.and_then(|engine| engine.context_length);
     let tensors = if request.verbose {
         let directory = model.directory.clone();
-        Some(blocking(move || safetensors::tensors(&directory)).await?)
+        let tensors = blocking(move || safetensors::tensors(&directory)).await;
+        // The rest can be shown all the same.
+        Some(tensors.inspect_err(|error| tracing::warn!(%error, "the tensors cannot be read")).unwrap_or_default())
     } else {
         None
     };

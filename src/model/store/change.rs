@@ -139,31 +139,36 @@ impl Store {
     /// Gives a prepared model a name, over whatever had that name before. A matter of moments.
     ///
     /// # Errors
-    /// When what it stands on is gone, or the store cannot be written.
+    /// [`io::ErrorKind::NotFound`] when what it stands on is gone, or what the system says.
     pub fn publish(&self, prepared: Prepared, name: &ModelName) -> io::Result<Arc<Installed>> {
         let upper = &self.inner.upper;
         let Prepared { checkpoint, adapter, mut manifest } = prepared;
-        manifest.name = name.display();
         let bench = self.stage()?;
         let file = upper.manifest(name);
         let lock = LayerLock::take(&upper.root)?;
+        manifest.name = match read_entry(&file) {
+            // As in Ollama, a model that is replaced keeps the spelling of its name.
+            Ok(Entry::Model(replaced)) => replaced.name,
+            _ => name.display(),
+        };
         checkpoint.put(&upper.checkpoint(&checkpoint.digest))?;
         if let Some(adapter) = &adapter {
             adapter.put(&upper.adapter(&adapter.digest))?;
         }
-        // What it stands on may have been deleted since it was found.
-        layer::assemble(
-            manifest.clone(),
-            self.inner.checkpoint(&manifest, &file),
-            manifest.overlay.adapter.as_ref().map(|adapter| self.inner.adapter(&adapter.digest)),
-            std::time::SystemTime::now(),
-        )?;
-        durable::write(bench.directory(), &file, &entry_text(&Entry::Model(Box::new(manifest)))?, None)?;
+        let stands_on = manifest.overlay.adapter.as_ref().map(|adapter| self.inner.adapter(&adapter.digest));
+        let stands_on = stands_on.into_iter().chain([self.inner.checkpoint(&manifest, &file)]);
+        if stands_on.into_iter().any(|directory| !directory.is_dir()) {
+            let text = "the model it is made from was deleted in the meantime";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        let text = entry_text(&Entry::Model(Box::new(manifest)))?;
+        durable::write(bench.directory(), &file, &text, None)?;
         let known = self.inner.read(&file)?.ok_or_else(|| io::Error::other("a manifest became a whiteout"))?;
         let model = known.model.clone();
         self.learn(|models| _ = models.insert(name.clone(), known));
         let gone = self.clear_place(&file, &bench).and_then(|()| self.unreferenced(&bench));
         drop(lock);
+        self.inner.blobs.sweep();
         if let Err(error) = gone {
             tracing::warn!(%error, "what the replaced model stood on could not be removed; the next start tries again");
         }
@@ -255,7 +260,9 @@ impl Store {
         let mut adapters = std::collections::HashSet::new();
         for file in upper.manifests()? {
             // One that cannot be read may name anything: then nothing is removed.
-            if let Entry::Model(manifest) = read_entry(&file)? {
+            let entry = read_entry(&file)
+                .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be read: {error}", file.display())))?;
+            if let Entry::Model(manifest) = entry {
                 checkpoints.extend(manifest.checkpoint);
                 adapters.extend(manifest.overlay.adapter.map(|adapter| adapter.digest));
             }

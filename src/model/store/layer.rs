@@ -114,12 +114,17 @@ pub(super) fn read_entry(file: &Path) -> io::Result<Entry> {
     Ok(Entry::Model(serde_json::from_str(&text)?))
 }
 
-/// The text of a manifest file for an entry.
+/// The text of a manifest file for an entry; none that would not be read again.
 pub(super) fn entry_text(entry: &Entry) -> io::Result<Vec<u8>> {
-    match entry {
-        Entry::Model(manifest) => Ok(serde_json::to_vec_pretty(manifest)?),
-        Entry::Whiteout => Ok(br#"{"whiteout":true}"#.to_vec()),
+    let text = match entry {
+        Entry::Model(manifest) => serde_json::to_vec_pretty(manifest)?,
+        Entry::Whiteout => br#"{"whiteout":true}"#.to_vec(),
+    };
+    if text.len() as u64 > MANIFEST_LIMIT {
+        let what = "the model's messages and texts are too long: more than 64 MiB; leave some out";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
+    Ok(text)
 }
 
 /// The stamp of a manifest file now.

@@ -9,7 +9,7 @@
 //! - `.adapters/<sha256>/`: LoRA adapters, likewise.
 //! - `.blobs/`: uploaded files that a create may name. `.staging/`: what is being built. `.lock`, `.locks/`: locks.
 //!
-//! Finding a known name touches no disk, and nothing but an installation reads weights.
+//! Finding a known name looks at the date of one file, and nothing but an installation reads weights.
 
 mod blobs;
 mod change;
@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 pub use blobs::{Blobs, Upload};
 pub use change::{Checkpoint, Draft, Prepared};
 pub use lock::NameLock;
@@ -37,6 +39,8 @@ use layer::{Entry, Layer, Stamp, read_entry};
 
 /// Time between two tries to lock a name.
 const LOCK_PACE: Duration = Duration::from_millis(20);
+/// Conversions of uploaded files at a time: each fills memory with tensors and the disk with weights.
+const CONVERSIONS: usize = 1;
 
 /// The installed models. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,6 +54,14 @@ struct Inner {
     base: Option<Base>,
     book: RwLock<Book>,
     blobs: Blobs,
+    conversions: Semaphore,
+}
+
+impl Inner {
+    fn new(upper: Layer, base: Option<Base>) -> Self {
+        let (blobs, conversions) = (Blobs::new(&upper), Semaphore::new(CONVERSIONS));
+        Self { upper, base, book: RwLock::default(), blobs, conversions }
+    }
 }
 
 /// What is installed, as it was when the disk was last looked at.
@@ -97,11 +109,16 @@ impl Store {
     pub fn with_base(root: &Path, base: Option<&Path>) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let upper = Layer { root: root.into() };
-        let blobs = Blobs::new(&upper);
         let base = base.filter(|base| base.is_dir() && *base != root).map(Base::read).transpose()?;
-        let store = Self { inner: Arc::new(Inner { upper, base, book: RwLock::default(), blobs }) };
+        let store = Self { inner: Arc::new(Inner::new(upper, base)) };
         if let Err(error) = store.tidy() {
-            tracing::debug!(%error, "the store cannot be tidied; it is read as it is");
+            match error.kind() {
+                // Somebody else's, or a read-only file system: nothing is expected of us.
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    tracing::debug!(%error, "the model store is only read");
+                }
+                _ => tracing::warn!(%error, "the model store could not be tidied; it is read as it is"),
+            }
         }
         store.look()?;
         Ok(store)
@@ -120,20 +137,25 @@ impl Store {
         list
     }
 
-    /// The installed model of that name; looks at the disk only for a name not seen before.
+    /// The installed model of that name. Reads it only when its manifest is another than the one last seen: another
+    /// vllama may have replaced it.
     #[must_use]
     pub fn find(&self, name: &ModelName) -> Option<Arc<Installed>> {
-        if let Some(known) = self.known().get(name) {
+        let inner = &self.inner;
+        let before = self.known().get(name).cloned();
+        if let Some(known) = before.as_ref().filter(|known| inner.is_current(name, known)) {
             return Some(known.model.clone());
         }
-        let inner = &self.inner;
-        let known = match inner.read(&inner.upper.manifest(name)) {
-            Ok(Some(known)) => known,
-            Ok(None) => return None,
-            Err(_) => inner.base.as_ref()?.models.get(name)?.clone(),
+        let found = match inner.read(&inner.upper.manifest(name)) {
+            Ok(found) => found,
+            Err(_) => inner.base.as_ref().and_then(|base| base.models.get(name).cloned()),
         };
-        self.learn(|models| _ = models.insert(name.clone(), known.clone()));
-        Some(known.model)
+        match &found {
+            Some(known) => self.learn(|models| _ = models.insert(name.clone(), known.clone())),
+            None if before.is_some() => self.learn(|models| _ = models.remove(name)),
+            None => {}
+        }
+        found.map(|known| known.model)
     }
 
     /// Whether a model of another name needs the engine of this one.
@@ -155,6 +177,14 @@ impl Store {
     #[must_use]
     pub fn blobs(&self) -> &Blobs {
         &self.inner.blobs
+    }
+
+    /// Waits for the turn to convert uploaded files.
+    ///
+    /// # Errors
+    /// Never while the store is open.
+    pub async fn conversion(&self) -> io::Result<SemaphorePermit<'_>> {
+        self.inner.conversions.acquire().await.map_err(io::Error::other)
     }
 
     /// Waits for the right to change what `name` stands for, in this process and in others. Safe to cancel.
@@ -225,6 +255,12 @@ impl Inner {
         Ok(models)
     }
 
+    /// Whether a name still stands for what it stood for when it was read.
+    fn is_current(&self, name: &ModelName, known: &Known) -> bool {
+        let unchanged = layer::stamp(&known.file).is_ok_and(|stamp| stamp == known.stamp);
+        unchanged && (known.file.starts_with(&self.upper.root) || !self.upper.manifest(name).exists())
+    }
+
     /// Reads a manifest of the upper layer, and the checkpoint it stands on; `None` for a whiteout.
     fn read(&self, file: &Path) -> io::Result<Option<Known>> {
         let stamp = layer::stamp(file)?;
@@ -260,7 +296,7 @@ impl Base {
     /// Reads all of it.
     fn read(root: &Path) -> io::Result<Self> {
         let layer = Layer { root: root.into() };
-        let inner = Inner { upper: layer.clone(), base: None, book: RwLock::default(), blobs: Blobs::new(&layer) };
+        let inner = Inner::new(layer.clone(), None);
         let models = inner.read_all(&Models::new())?;
         let mut checkpoints = HashMap::new();
         for Known { model, .. } in models.values() {

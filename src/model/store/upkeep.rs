@@ -23,13 +23,12 @@ impl Store {
                 tracing::debug!(file = %file.display(), %error, "left where it is");
             }
         }
-        self.unreferenced(&bench)?;
         prune_empty(&upper.root, 4);
         self.inner.blobs.sweep();
         if swept > 0 {
             tracing::info!(count = swept, "removed what had been left unfinished in the model store");
         }
-        Ok(())
+        self.unreferenced(&bench)
     }
 
     /// Brings the place of a name to today's layout: a manifest and nothing else.
