@@ -146,6 +146,9 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         started: begun,
     });
+    if let Some(model) = &model {
+        scheduler.load(model).await;
+    }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let settings = server::Settings {
         body_limit: config.body_limit,
@@ -158,9 +161,8 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let server = tokio::spawn(server::serve(listener, app, settings, phase_seen));
     progress.event(&json!({"event": "listening", "address": address.to_string()}));
     progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
-    match &model {
-        Some(model) => scheduler.load(model),
-        None => progress.say(no_model),
+    if model.is_none() {
+        progress.say(no_model);
     }
     tokio::spawn(tell_engines(scheduler.clone(), progress.clone(), format!("http://{address}")));
 

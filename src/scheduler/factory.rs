@@ -45,6 +45,8 @@ pub enum Devices {
         watch: Option<gpu::Watch>,
         /// Bytes engines may take on each GPU; `None` = all that it has.
         budget: Option<u64>,
+        /// The GPUs that the operator has left to engines, by number or UUID; `None` = all.
+        visible: Option<Vec<String>>,
     },
 }
 
@@ -53,12 +55,11 @@ impl Devices {
     pub(super) fn budgets(&self) -> Vec<Option<u64>> {
         match self {
             Self::Cpu(budget) => vec![Some(*budget)],
-            Self::Gpus { watch, budget } => {
-                let reading = watch.as_ref().and_then(gpu::Watch::latest);
-                let totals: Option<Vec<u64>> =
-                    reading.and_then(|reading| reading.gpus.iter().map(|gpu| gpu.memory_total).collect());
+            Self::Gpus { budget, .. } => {
+                let gpus = self.gpus();
+                let totals: Option<Vec<u64>> = gpus.iter().map(|(_, gpu)| gpu.memory_total).collect();
                 match totals.filter(|totals| !totals.is_empty()) {
-                    Some(totals) => totals.into_iter().map(|total| Some(budget.map_or(total, |most| most))).collect(),
+                    Some(totals) => totals.into_iter().map(|total| Some(budget.unwrap_or(total))).collect(),
                     None => vec![*budget],
                 }
             }
@@ -69,17 +70,37 @@ impl Devices {
     pub(super) fn are_known(&self) -> bool {
         match self {
             Self::Cpu(_) => true,
-            Self::Gpus { watch, .. } => {
-                watch.as_ref().and_then(gpu::Watch::latest).is_some_and(|reading| !reading.gpus.is_empty())
-            }
+            Self::Gpus { .. } => !self.gpus().is_empty(),
         }
     }
 
     /// Bytes taken by anybody on these GPUs now; `None` where nobody knows.
     pub(super) fn used(&self, place: &[usize]) -> Option<u64> {
-        let Self::Gpus { watch: Some(watch), .. } = self else { return None };
-        let reading = watch.latest()?;
-        place.iter().map(|device| reading.gpus.get(*device)?.memory_used).sum()
+        let gpus = self.gpus();
+        place.iter().map(|device| gpus.get(*device)?.1.memory_used).sum()
+    }
+
+    /// How these GPUs are named to the driver; `None` on the CPU.
+    pub(super) fn visible(&self, place: &[usize]) -> Option<Vec<String>> {
+        let Self::Gpus { visible, .. } = self else { return None };
+        if place.is_empty() {
+            // Nobody knows which are free, but the operator may have said which are ours.
+            return visible.clone();
+        }
+        let gpus = self.gpus();
+        place.iter().map(|device| gpus.get(*device).map(|(name, _)| name.clone())).collect()
+    }
+
+    /// The GPUs that engines may use, and how each is named to the driver; none while nothing is known.
+    fn gpus(&self) -> Vec<(String, gpu::Gpu)> {
+        let Self::Gpus { watch: Some(watch), visible, .. } = self else { return Vec::new() };
+        let Some(reading) = watch.latest() else { return Vec::new() };
+        let numbered = || reading.gpus.iter().enumerate().map(|(number, gpu)| (number.to_string(), gpu.clone()));
+        let Some(visible) = visible else { return numbered().collect() };
+        let is_named = |(number, gpu): &(String, gpu::Gpu), name: &str| {
+            number == name || gpu.uuid.as_deref().is_some_and(|uuid| uuid.starts_with(name))
+        };
+        visible.iter().filter_map(|name| numbered().find(|gpu| is_named(gpu, name))).collect()
     }
 }
 

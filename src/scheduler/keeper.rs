@@ -9,25 +9,29 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::book::{Book, Member};
-use super::core::{Action, Core, EngineId, Event, Refusal, Report, Rules, Stage, Ticket};
-use super::factory::{Factory, needs};
-use super::figures::{self, Figures};
+use super::core::{Action, Core, EngineId, Event, Rules, Seat, Ticket};
+use super::factory::Factory;
+use super::figures::Figures;
+use super::held::Held;
 use super::lease::Lease;
+use super::refusal::in_words;
 use super::retire::Retired;
 use super::{KeepAlive, LeaseError};
-use crate::engine::{Engine, State, Status};
+use crate::engine::Engine;
 use crate::model::Installed;
-use crate::model::plan::{Device, Plan};
+use crate::model::plan::Device;
 
-/// After so many failed starts in a row requests are told why instead of waiting on; the starts go on.
-const PATIENCE: u32 = 3;
 /// How often the GPUs are looked for while nothing is known of them.
 const LOOK_FOR_DEVICES: Duration = Duration::from_secs(1);
 
 /// What others ask of the task.
 #[derive(Debug)]
 pub(super) enum Command {
-    Load(Arc<Installed>),
+    Load {
+        model: Arc<Installed>,
+        /// Told when the engine is known to everybody.
+        known: oneshot::Sender<()>,
+    },
     Lease {
         model: Arc<Installed>,
         keep_alive: Option<KeepAlive>,
@@ -53,29 +57,7 @@ pub(super) enum Command {
     },
 }
 
-/// An engine that the core knows by its number.
-struct Held {
-    /// The model under the name it was last asked by.
-    model: Arc<Installed>,
-    key: String,
-    plan: Plan,
-    served_name: Arc<str>,
-    /// Made at its first start.
-    engine: Option<(Engine, watch::Receiver<Status>)>,
-    book: watch::Sender<Book>,
-    /// The name its figures are remembered by.
-    figures: String,
-    /// Memory that others held on its GPUs when it was started, in bytes.
-    used_before: Option<u64>,
-    /// The last report that the core has had.
-    reported: Option<Report>,
-    /// The generation whose start has been timed.
-    timed: u64,
-    retiring: Vec<oneshot::Sender<Retired>>,
-    /// [`Retired`] that somebody holds.
-    guards: usize,
-}
-
+/// The scheduler's task.
 pub(super) struct Keeper {
     core: Core,
     factory: Factory,
@@ -141,9 +123,15 @@ impl Keeper {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Load(model) => {
+            Command::Load { model, known } => {
                 let engine = self.engine_of(&model);
                 self.tell(Event::Load(engine));
+                self.publish();
+                if let Some(problem) = self.held.get(&engine).and_then(|held| held.book.borrow().problem.clone()) {
+                    tracing::error!(model = %model.name, "cannot load the model: {problem}");
+                }
+                // Who asked may be gone.
+                let _ = known.send(());
             }
             Command::Lease { model, keep_alive, ticket, reply } => {
                 let engine = self.engine_of(&model);
@@ -192,23 +180,8 @@ impl Keeper {
         }
         let engine = self.next;
         self.next += 1;
-        let plan = (self.factory.plan)(model);
-        let figures = figures::key(&key, &self.factory.hardware, &plan);
-        let held = Held {
-            model: model.clone(),
-            key: key.clone(),
-            served_name: plan.served_name.as_str().into(),
-            engine: None,
-            book: watch::Sender::new(Book::default()),
-            used_before: None,
-            reported: None,
-            timed: 0,
-            retiring: Vec::new(),
-            guards: 0,
-            figures,
-            plan,
-        };
-        self.core.add(engine, needs(&held.plan, self.figures.get(&held.figures)), Instant::now());
+        let held = Held::new(model.clone(), &self.factory);
+        self.core.add(engine, held.needs(&self.figures), Instant::now());
         self.held.insert(engine, held);
         self.by_key.insert(key, engine);
         self.publish_members();
@@ -220,7 +193,7 @@ impl Keeper {
         if let Some(held) = self.held.get_mut(&engine) {
             held.retiring.push(reply);
         }
-        if self.core.seat(engine).is_some_and(super::core::Seat::is_retired) {
+        if self.core.seat(engine).is_some_and(Seat::is_retired) {
             self.retired(engine);
         } else {
             self.tell(Event::Retire(engine));
@@ -263,34 +236,12 @@ impl Keeper {
     fn engine_changed(&mut self, engine: EngineId) {
         self.changes.send_modify(|count| *count += 1);
         let Some(held) = self.held.get_mut(&engine) else { return };
-        let Some((_, status)) = &mut held.engine else { return };
-        let (report, measured) = {
-            let status = status.borrow_and_update();
-            let ready = (status.state == State::Ready).then(|| (status.generation, status.start_took));
-            (report(&status), ready.map(|ready| (ready, status.peak_memory_bytes)))
-        };
-        if let Some(((generation, took), peak)) = measured {
-            let took = (held.timed != generation).then_some(took).flatten();
-            let bytes = match held.plan.device {
-                Device::Cpu => peak,
-                // Starts on a GPU are one at a time: what came on top meanwhile is this engine's.
-                Device::Cuda => took.and_then(|_| {
-                    let place = &self.core.seat(engine)?.place;
-                    let used = self.factory.devices.used(place)?.checked_sub(held.used_before?)?;
-                    Some(used / place.len().max(1) as u64)
-                }),
-            };
-            held.timed = generation;
-            if self.figures.note(&held.figures, bytes, took) {
-                let needs = needs(&held.plan, self.figures.get(&held.figures));
-                self.tell(Event::Needs { engine, needs });
-            }
+        let place = self.core.seat(engine).map_or(&[][..], |seat| &seat.place);
+        if held.measure(place, &self.factory, &mut self.figures) {
+            let needs = held.needs(&self.figures);
+            self.tell(Event::Needs { engine, needs });
         }
-        let Some(held) = self.held.get_mut(&engine) else { return };
-        if let Some(report) = report
-            && held.reported.as_ref() != Some(&report)
-        {
-            held.reported = Some(report.clone());
+        if let Some(report) = self.held.get_mut(&engine).and_then(Held::news) {
             self.tell(Event::Report { engine, report });
         }
     }
@@ -306,9 +257,9 @@ impl Keeper {
             Action::Grant(ticket, engine) => self.grant(ticket, engine),
             Action::Refuse(ticket, refusal) => {
                 if let Some((engine, reply)) = self.waiting.remove(&ticket) {
-                    let device = self.held.get(&engine).map_or(Device::Cpu, |held| held.plan.device);
+                    let device = self.held.get(&engine).map_or(Device::Cpu, Held::device);
                     // The client may be gone already.
-                    let _ = reply.send(Err(error(refusal, device)));
+                    let _ = reply.send(Err(in_words(refusal, device)));
                 }
             }
             Action::Start(engine, place) => self.start(engine, &place),
@@ -339,43 +290,24 @@ impl Keeper {
         }
     }
 
-    /// The engine, to be given an order. What it says from now on is news, even if it is what it said before.
+    /// The engine and the name it goes by, to give it an order.
     fn handle(&mut self, engine: EngineId) -> Option<(Arc<str>, &Engine)> {
         let held = self.held.get_mut(&engine)?;
-        held.reported = None;
-        held.engine.as_ref().map(|(handle, _)| (held.served_name.clone(), handle))
+        Some((held.served_name.clone(), held.order()?))
     }
 
-    /// Starts an engine. It is made anew when its plan is another one than at its last start.
     fn start(&mut self, engine: EngineId, place: &[usize]) {
         let Some(held) = self.held.get_mut(&engine) else { return };
-        // What the engine is called must not depend on the alias that was used last, or it would be another engine.
-        let mut plan = Plan { served_name: held.plan.served_name.clone(), ..(self.factory.plan)(&held.model) };
-        if plan.device == Device::Cuda && !place.is_empty() {
-            plan = plan.on_gpus(place);
-        }
-        if held.engine.is_none() || plan != held.plan {
-            let handle = (self.factory.engine)(&held.model, plan.clone());
-            let status = handle.status();
-            tokio::spawn(tell_changes(engine, status.clone(), self.commands.clone()));
-            held.engine = Some((handle, status));
-            held.plan = plan;
-            held.timed = 0;
+        if held.start(engine, place, &self.factory, &self.commands) {
             self.core.renew(engine);
+            self.publish_members();
         }
-        held.reported = None;
-        held.used_before = self.factory.devices.used(place);
-        if let Some((handle, _)) = &held.engine {
-            tracing::debug!(model = %held.served_name, ?place, "loading the model");
-            handle.start();
-        }
-        self.publish_members();
     }
 
     fn grant(&mut self, ticket: Ticket, engine: EngineId) {
         let reply = self.waiting.remove(&ticket).map(|(_, reply)| reply);
-        let granted = self.held.get(&engine).and_then(|held| Some((held, held.engine.as_ref()?)));
-        let (Some(reply), Some((held, (_, status)))) = (reply, granted) else {
+        let granted = self.held.get(&engine).and_then(|held| Some((held, held.status()?)));
+        let (Some(reply), Some((held, status))) = (reply, granted) else {
             // Nobody is there to drop the lease.
             return self.tell(Event::Released(engine));
         };
@@ -393,14 +325,7 @@ impl Keeper {
     fn publish_members(&self) {
         let mut members: Vec<_> = self.held.iter().collect();
         members.sort_by_key(|(engine, _)| **engine);
-        let member = |(_, held): (&EngineId, &Held)| Member {
-            model: held.model.clone(),
-            key: held.key.as_str().into(),
-            on_gpu: held.plan.device == Device::Cuda,
-            status: held.engine.as_ref().map(|(_, status)| status.clone()),
-            book: held.book.subscribe(),
-        };
-        self.members.send_replace(members.into_iter().map(member).collect());
+        self.members.send_replace(members.into_iter().map(|(_, held)| held.member()).collect());
     }
 
     fn publish(&self) {
@@ -420,78 +345,9 @@ impl Keeper {
                         .core
                         .too_large(&seat.needs)
                         .filter(|_| seat.life.is_down())
-                        .map(|refusal| error(refusal, held.plan.device)),
+                        .map(|refusal| in_words(refusal, held.device())),
                 });
             }
         }
     }
-}
-
-/// Says when the status of an engine has changed, as long as there is one and somebody listens.
-async fn tell_changes(
-    engine: EngineId,
-    mut status: watch::Receiver<Status>,
-    commands: mpsc::WeakUnboundedSender<Command>,
-) {
-    while status.changed().await.is_ok() {
-        let Some(commands) = commands.upgrade() else { return };
-        // The keeper is gone only when the runtime is.
-        let _ = commands.send(Command::Changed(engine));
-    }
-}
-
-/// What the core wants to know of a status; `None` for what passes by itself.
-fn report(status: &Status) -> Option<Report> {
-    let stage = match status.state {
-        State::Stopped => Stage::Down,
-        State::Starting => Stage::Starting,
-        State::Ready => Stage::Ready,
-        State::Restarting => Stage::Restarting,
-        State::Failed => Stage::Failed,
-        State::Asleep { level } => Stage::Asleep(level),
-        State::Stopping | State::FallingAsleep | State::Waking => return None,
-    };
-    Some(Report { stage, generation: status.generation, failure: hopeless(status) })
-}
-
-/// Why waiting for this engine is no use, if it is none.
-pub(super) fn hopeless(status: &Status) -> Option<String> {
-    let failure = status.failure.as_ref()?;
-    match status.state {
-        State::Failed => Some(failure.message.clone()),
-        State::Starting | State::Restarting if status.failures_in_a_row >= PATIENCE => {
-            Some(format!("{}; {} starts have failed, vllama keeps trying", failure.message, status.failures_in_a_row))
-        }
-        _ => None,
-    }
-}
-
-/// A refusal in words.
-fn error(refusal: Refusal, device: Device) -> LeaseError {
-    match refusal {
-        Refusal::ShuttingDown => LeaseError::ShuttingDown,
-        Refusal::Retiring => LeaseError::Retiring,
-        Refusal::Broken(text) => LeaseError::Permanent(text),
-        Refusal::QueueFull { retry_after } => LeaseError::QueueFull { retry_after },
-        Refusal::TooLarge { needs, devices, budget } => {
-            LeaseError::Permanent(too_large(needs, devices, budget, device))
-        }
-    }
-}
-
-/// Begins with Ollama's own sentence for this case; clients show it.
-fn too_large(needs: u64, devices: usize, budget: u64, device: Device) -> String {
-    let (kind, each) = match (device, devices) {
-        (Device::Cpu, _) => ("system memory", String::new()),
-        (Device::Cuda, 1) => ("GPU memory", String::new()),
-        (Device::Cuda, many) => ("GPU memory", format!(" on each of {many} GPUs")),
-    };
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let gibibytes = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
-    format!(
-        "model requires more {kind} ({}{each}) than is available ({}); use a smaller model or one with smaller weights, \
-         or give engines more with --memory-budget (VLLAMA_MEMORY_BUDGET)",
-        gibibytes(needs),
-        gibibytes(budget)
-    )
 }

@@ -7,7 +7,8 @@ use http::Response;
 use tokio::sync::{mpsc, watch};
 
 use super::core::EngineId;
-use super::keeper::{Command, hopeless};
+use super::held::hopeless;
+use super::keeper::Command;
 use crate::engine::{Client, EngineBody, EngineGone, State, Status};
 
 /// The right to use a ready engine. Dropping it frees the place; keep-alive starts when the last one is dropped.

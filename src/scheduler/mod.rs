@@ -11,8 +11,10 @@ mod book;
 mod core;
 mod factory;
 mod figures;
+mod held;
 mod keeper;
 mod lease;
+mod refusal;
 mod retire;
 mod snapshot;
 
@@ -118,9 +120,13 @@ impl Scheduler {
         Self { commands, members: members_seen, changes: changes_seen, tickets: Arc::default() }
     }
 
-    /// Loads a model without a request, where that displaces nobody who is in use.
-    pub fn load(&self, model: &Arc<Installed>) {
-        self.command(Command::Load(model.clone()));
+    /// Loads a model without a request, where that displaces nobody who is in use. Returns when the load has been taken
+    /// in hand; snapshots show it from then on.
+    pub async fn load(&self, model: &Arc<Installed>) {
+        let (known, taken) = oneshot::channel();
+        self.command(Command::Load { model: model.clone(), known });
+        // The task is gone only when the runtime is, and then nothing is loaded any more.
+        let _ = taken.await;
     }
 
     /// Waits until the model's engine is ready and has a place free, and takes it. Dropping the future gives up waiting.

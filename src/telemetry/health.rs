@@ -119,9 +119,8 @@ impl Engine {
 }
 
 fn judge(engine: Option<&EngineSnapshot>) -> (&'static str, Option<String>) {
-    let Some(engine) = engine else {
-        return ("stopped", Some("no engine has been started for the default model".to_owned()));
-    };
+    // It was replaced under its name since the start, and nobody has asked for it yet: a request loads it.
+    let Some(engine) = engine else { return ("ok", None) };
     if let Some(failure) = &engine.failure {
         return (engine.state, Some(failure.clone()));
     }
@@ -199,8 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn without_an_engine_it_is_not_ready() {
-        assert!(!report(vec![]).ready());
+    fn a_default_model_that_nobody_has_asked_for_since_it_was_replaced_is_ready_but_a_deleted_one_is_not() {
+        assert!(report(vec![]).ready());
+        let model = ModelName::parse("smollm2:135m").expect("a valid name");
+        let health = Health::report(&Snapshot::default(), Some((&model, None)), None, Duration::ZERO);
+        assert!(!health.ready() && health.reason.is_some_and(|reason| reason.contains("is not installed any more")));
     }
 
     #[test]

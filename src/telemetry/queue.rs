@@ -35,7 +35,8 @@ impl Queue {
     }
 
     fn new(engine: &EngineSnapshot) -> Self {
-        let waits_for_room = engine.waiting > 0 && matches!(engine.state, "stopped" | "asleep" | "stopping");
+        let waits_for_room =
+            engine.waiting > 0 && matches!(engine.state, "stopped" | "stopping" | "asleep" | "falling asleep");
         Self {
             model: engine.model.display(),
             state: engine.state,
