@@ -83,11 +83,11 @@ impl Devices {
     /// How these GPUs are named to the driver; `None` on the CPU.
     pub(super) fn visible(&self, place: &[usize]) -> Option<Vec<String>> {
         let Self::Gpus { visible, .. } = self else { return None };
-        if place.is_empty() {
+        let gpus = self.gpus();
+        if place.is_empty() || gpus.is_empty() {
             // Nobody knows which are free, but the operator may have said which are ours.
             return visible.clone();
         }
-        let gpus = self.gpus();
         place.iter().map(|device| gpus.get(*device).map(|(name, _)| name.clone())).collect()
     }
 

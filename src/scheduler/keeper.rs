@@ -341,10 +341,11 @@ impl Keeper {
                     closed: self.core.is_closed(),
                     estimate: self.core.estimate(*engine, now),
                     device_bytes: seat.held_bytes(),
-                    problem: self
-                        .core
-                        .too_large(&seat.needs)
-                        .filter(|_| seat.life.is_down())
+                    problem: seat
+                        .life
+                        .is_down()
+                        .then(|| self.core.too_large(&seat.needs))
+                        .flatten()
                         .map(|refusal| in_words(refusal, held.device())),
                 });
             }

@@ -197,7 +197,7 @@ async fn a_swap_waits_for_running_streams_and_new_requests_wait_for_the_swap() {
         .start_listening()
         .await;
     counts(&vllama.client, "a").await;
-    let long = vllama.client.send(&Request::post("/api/chat", &asks("a", "FAKE:count 60"))).await.expect("sent");
+    let long = vllama.client.send(&Request::post("/api/chat", &asks("a", "FAKE:count 120"))).await.expect("sent");
     eventually("it runs", async || queue(&vllama, "a").await.filter(|entry| entry["running"] == 1)).await;
     let other = vllama.client.send(&Request::post("/api/chat", &asks("b", "FAKE:count 3"))).await.expect("sent");
     let entry = eventually("it has waited too long", async || {
@@ -209,7 +209,7 @@ async fn a_swap_waits_for_running_streams_and_new_requests_wait_for_the_swap() {
     let late = vllama.client.send(&Request::post("/api/chat", &asks("a", "FAKE:count 3"))).await.expect("sent");
     waiting(&vllama, "a", 1).await;
     let whole = answer(long).await.json();
-    assert!(whole["message"]["content"].as_str().is_some_and(|text| text.ends_with(" 60")), "{whole}");
+    assert!(whole["message"]["content"].as_str().is_some_and(|text| text.ends_with(" 120")), "{whole}");
     assert_eq!(answer(other).await.status(), 200);
     assert_eq!(answer(late).await.status(), 200);
     assert_eq!(vllama.starts(), 3, "a, b for the one who waited, and a again for the one who came late");
@@ -217,11 +217,12 @@ async fn a_swap_waits_for_running_streams_and_new_requests_wait_for_the_swap() {
 
 #[tokio::test]
 async fn a_model_keeps_its_place_for_a_while_after_it_was_loaded() {
-    let vllama = with_models(&[10, 10], "20GiB").env("VLLAMA_MIN_RESIDENCE", "1.5").start_listening().await;
+    let vllama = with_models(&[10, 10], "20GiB").env("VLLAMA_MIN_RESIDENCE", "3").start_listening().await;
     counts(&vllama.client, "a").await;
+    // Ready a moment ago; how long ago depends on how busy the machine is.
     let loaded_at = Instant::now();
     counts(&vllama.client, "b").await;
-    assert!(loaded_at.elapsed() > Duration::from_millis(1400), "{:?}", loaded_at.elapsed());
+    assert!(loaded_at.elapsed() > Duration::from_millis(1500), "{:?}", loaded_at.elapsed());
 }
 
 #[tokio::test]

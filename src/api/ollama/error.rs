@@ -232,7 +232,12 @@ impl ApiError {
     /// `{"error":"…"}` with its status.
     #[must_use]
     pub fn reply(&self) -> Reply {
-        let mut reply = refuse(self.status(), &self.to_string());
+        self.timed(refuse(self.status(), &self.to_string()))
+    }
+
+    /// Adds when trying again may help, where that is known, to an answer in any dialect.
+    #[must_use]
+    pub fn timed(&self, mut reply: Reply) -> Reply {
         if let Self::NoLease(LeaseErrorText { retry_after: Some(seconds), .. }) = self {
             reply.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from(*seconds));
         }

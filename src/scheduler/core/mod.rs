@@ -166,6 +166,10 @@ impl Core {
         }
         let default = self.rules.keep_alive;
         self.with(engine, |seat| {
+            if seat.life == Life::Failed {
+                seat.enter(Life::Down, now);
+                seat.failure = None;
+            }
             seat.expires = None;
             if let Some(keep_alive) = keep_alive {
                 seat.keep_alive = keep_alive;
@@ -187,7 +191,9 @@ impl Core {
         if seat.retiring {
             return Some(Refusal::Retiring);
         }
-        if let Some(failure) = &seat.failure {
+        if let Some(failure) = &seat.failure
+            && !seat.may_be_tried_again(now)
+        {
             return Some(Refusal::Broken(failure.clone()));
         }
         if seat.life.is_down()
@@ -225,7 +231,7 @@ impl Core {
         seat.failure = report.failure;
         match report.stage {
             Stage::Down | Stage::Failed => {
-                seat.life = if report.stage == Stage::Failed { Life::Failed } else { Life::Down };
+                seat.enter(if report.stage == Stage::Failed { Life::Failed } else { Life::Down }, now);
                 seat.place.clear();
                 seat.expires = None;
                 seat.owed = 0;

@@ -10,6 +10,9 @@ use crate::scheduler::KeepAlive;
 /// What a sleeping engine still holds on its device: context and graphs (vllm-engine §6.1), in bytes.
 const RESIDUE: u64 = 2 << 30;
 
+/// How long a failure for good is told to requests before one of them tries again.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
 /// What an engine needs, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::scheduler) struct Needs {
@@ -166,6 +169,12 @@ impl Seat {
     /// Whether it has been said that nothing of it is left, for whoever changes its files.
     pub(in crate::scheduler) fn is_retired(&self) -> bool {
         self.retired
+    }
+
+    /// Whether it broke for good so long ago that a request may try it once more: with many models what was wrong may
+    /// have been another one, and an operator may have put it right.
+    pub(super) fn may_be_tried_again(&self, now: Instant) -> bool {
+        self.life == Life::Failed && now >= self.since + TRY_AGAIN
     }
 
     /// Whether nobody uses it or waits for it.

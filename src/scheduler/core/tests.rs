@@ -300,6 +300,19 @@ fn a_crash_under_a_lease_keeps_the_place_and_a_failure_for_good_answers_all() {
 }
 
 #[test]
+fn what_broke_for_good_is_tried_again_by_a_request_a_minute_later() {
+    let mut bench = Bench::new(rules(), &[10], &[needs(6)]);
+    bench.ask(0);
+    bench.report(0, Stage::Starting);
+    bench.report(0, Stage::Failed);
+    bench.after(59 * SECOND);
+    assert!(refused(&bench.ask(0)).is_some());
+    assert_eq!(bench.after(SECOND), [], "not by itself");
+    assert_eq!(bench.ask(0), [Action::Start(0, vec![0])]);
+    assert!(matches!(bench.started(0)[..], [Action::Grant(_, 0)]));
+}
+
+#[test]
 fn no_more_models_are_loaded_than_the_operator_wants() {
     let mut bench = Bench::new(Rules { max_loaded: 1, ..rules() }, &[100], &[needs(6), needs(6)]).with_idle_first();
     assert_eq!(bench.ask(1), [Action::Stop(0)]);
