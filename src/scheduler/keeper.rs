@@ -71,7 +71,8 @@ pub(super) struct Keeper {
     members: watch::Sender<Arc<[Member]>>,
     /// Counts the changes of all engines.
     changes: watch::Sender<u64>,
-    devices_known: bool,
+    /// When to look for the GPUs next; `None` once they are known.
+    look_for_devices: Option<Instant>,
 }
 
 impl Keeper {
@@ -83,7 +84,7 @@ impl Keeper {
         members: watch::Sender<Arc<[Member]>>,
         changes: watch::Sender<u64>,
     ) -> Self {
-        let devices_known = factory.devices.are_known();
+        let look_for_devices = (!factory.devices.are_known()).then(Instant::now);
         Self {
             core: Core::new(rules, factory.devices.budgets()),
             factory,
@@ -96,15 +97,13 @@ impl Keeper {
             stopping: Vec::new(),
             members,
             changes,
-            devices_known,
+            look_for_devices,
         }
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
-            let look = self.core.look_at();
-            let devices = (!self.devices_known).then(|| Instant::now() + LOOK_FOR_DEVICES);
-            let soonest = [look, devices].into_iter().flatten().min();
+            let soonest = [self.core.look_at(), self.look_for_devices].into_iter().flatten().min();
             let command = match soonest {
                 Some(at) => timeout_at(at.into(), commands.recv()).await,
                 None => Ok(commands.recv().await),
@@ -112,11 +111,9 @@ impl Keeper {
             match command {
                 Ok(Some(command)) => self.obey(command),
                 Ok(None) => return,
-                Err(_) => {
-                    self.look_for_devices();
-                    self.tell(Event::Time);
-                }
+                Err(_) => self.tell(Event::Time),
             }
+            self.look_for_devices();
             self.publish();
         }
     }
@@ -226,9 +223,15 @@ impl Keeper {
     }
 
     fn look_for_devices(&mut self) {
-        if !self.devices_known && self.factory.devices.are_known() {
-            self.devices_known = true;
+        let now = Instant::now();
+        if self.look_for_devices.is_none_or(|at| at > now) {
+            return;
+        }
+        if self.factory.devices.are_known() {
+            self.look_for_devices = None;
             self.tell(Event::Devices(self.factory.devices.budgets()));
+        } else {
+            self.look_for_devices = Some(now + LOOK_FOR_DEVICES);
         }
     }
 

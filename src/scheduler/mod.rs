@@ -63,7 +63,7 @@ pub struct Settings {
     pub max_wait: Duration,
     /// How long an engine keeps its place from the moment it was ready.
     pub min_residence: Duration,
-    /// Main memory that the weights of sleeping engines may take, in bytes.
+    /// Main memory that sleeping engines may take, weights and processes, in bytes.
     pub sleeping_memory: u64,
     /// File in which it is remembered what engines needed.
     pub measured: PathBuf,

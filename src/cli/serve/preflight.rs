@@ -89,7 +89,7 @@ pub(super) fn main_memory() -> u64 {
     Host::read().memory_total
 }
 
-/// Main memory that the weights of sleeping engines may take, in bytes: half of what is free at the start, as engines
+/// Main memory that sleeping engines may take, in bytes: half of what is free at the start, as engines
 /// that are awake, and everybody else, need some too.
 pub(super) fn sleeping_memory() -> u64 {
     Host::read().memory_available / 2

@@ -48,7 +48,7 @@ pub(super) struct Rules {
     pub min_residence: Duration,
     /// An engine counts as idle only when nobody has used it this long: between two requests of one client it is not.
     pub linger: Duration,
-    /// Main memory that the weights of sleeping engines may take, in bytes.
+    /// Main memory that sleeping engines may take, weights and processes, in bytes.
     pub sleeping_memory: u64,
 }
 

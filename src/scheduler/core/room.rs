@@ -12,6 +12,9 @@ use super::{Core, EngineId, Life, Needs, Seat};
 /// More than any device has.
 const UNKNOWN: i128 = 1 << 100;
 
+/// Main memory that an engine's processes take whatever its model, in bytes: each imports torch.
+const SLEEPING_PROCESSES: u64 = 3 << 30;
+
 /// An engine that needs a place.
 #[derive(Clone, Debug)]
 struct Head {
@@ -310,14 +313,21 @@ impl Core {
         if exit == Exit::Stop {
             return self.stop(engine);
         }
-        let asleep = self.seats.values().filter(|seat| matches!(seat.life, Life::Asleep(1) | Life::DozingOff(1)));
-        let taken: u64 = asleep.filter_map(|seat| seat.needs.sleeps).sum();
-        let limit = self.rules.sleeping_memory;
-        let Some(seat) = self.seats.get_mut(&engine) else { return };
-        // The second level forgets the weights and reads them again.
-        let level = if taken.saturating_add(seat.needs.sleeps.unwrap_or_default()) <= limit { 1 } else { 2 };
-        seat.enter(Life::DozingOff(level), now);
+        let Some(level) = self.level_of_sleep(engine) else { return self.stop(engine) };
+        self.with(engine, |seat| seat.enter(Life::DozingOff(level), now));
         self.actions.push(Action::Sleep(engine, level));
+    }
+
+    /// The level at which there is main memory for an engine to sleep: at the second one the weights are forgotten, and
+    /// read again later. `None` when there is not even memory for its processes.
+    fn level_of_sleep(&self, engine: EngineId) -> Option<u8> {
+        let asleep = |seat: &Seat| match seat.life {
+            Life::Asleep(level) | Life::DozingOff(level) => held_asleep(seat, level),
+            _ => 0,
+        };
+        let taken: u64 = self.seats.values().map(asleep).sum();
+        let seat = self.seats.get(&engine)?;
+        [1, 2].into_iter().find(|level| taken.saturating_add(held_asleep(seat, *level)) <= self.rules.sleeping_memory)
     }
 
     fn begin(&mut self, engine: EngineId, place: Vec<usize>, now: Instant) {
@@ -332,6 +342,12 @@ impl Core {
         seat.enter(Life::Starting, now);
         self.actions.push(Action::Start(engine, if known { place } else { Vec::new() }));
     }
+}
+
+/// Bytes of main memory that an engine takes while it sleeps at this level.
+fn held_asleep(seat: &Seat, level: u8) -> u64 {
+    let weights = if level == 1 { seat.needs.sleeps.unwrap_or_default() } else { 0 };
+    weights.saturating_add(SLEEPING_PROCESSES)
 }
 
 /// Bytes that get free on each device of an engine when it goes.

@@ -23,7 +23,7 @@ fn rules() -> Rules {
         max_wait: 30 * SECOND,
         min_residence: 10 * SECOND,
         linger: SECOND / 2,
-        sleeping_memory: 10 * GIB,
+        sleeping_memory: 16 * GIB,
     }
 }
 
@@ -359,6 +359,14 @@ fn on_a_gpu_an_idle_engine_sleeps_to_make_room_and_wakes_on_request() {
     assert_eq!(bench.report(2, Stage::Asleep(2)), [Action::Wake(0)]);
     assert_eq!(bench.report(0, Stage::Asleep(1)), [], "said before the order arrived");
     assert!(matches!(bench.report(0, Stage::Ready)[..], [Action::Grant(_, 0)]));
+}
+
+#[test]
+fn an_engine_is_stopped_when_there_is_no_main_memory_for_it_to_sleep_in() {
+    let sleeper = Needs { sleeps: Some(GIB), ..needs(50) };
+    let poor = Rules { sleeping_memory: 2 * GIB, ..rules() };
+    let mut bench = Bench::new(poor, &[80], &[sleeper, sleeper]).with_idle_first();
+    assert_eq!(bench.ask(1), [Action::Stop(0)]);
 }
 
 #[test]
