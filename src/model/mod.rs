@@ -4,8 +4,10 @@
 //! Knows no HTTP and no engine. Of processes it knows the embedded Python scripts ([`python`]), which import and download.
 
 pub mod card;
+pub mod library;
 pub mod name;
 pub mod plan;
+pub mod pull;
 pub mod python;
 pub mod store;
 

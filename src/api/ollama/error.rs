@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::api::{self, Reply};
+use crate::model::pull::PullError;
 use crate::scheduler::{EngineGone, LeaseError};
 
 /// The sentence of a prompt that does not fit (ollama-api §6.9).
@@ -43,6 +44,12 @@ pub enum ApiError {
     /// Not installed; the name as the route shows it.
     #[error("model '{0}' not found")]
     NotFound(String),
+    /// A name that begins with `http://`, without leave.
+    #[error("insecure protocol http")]
+    InsecureProtocol,
+    /// The model was not pulled.
+    #[error("{0}")]
+    Pull(#[from] PullError),
     /// The model lacks the ability: the name as the case shows it, and the ability.
     #[error("{0} does not support {1}")]
     Unable(String, &'static str),
@@ -120,6 +127,12 @@ impl ApiError {
             Self::BadOption(..) | Self::BadFormat(_) | Self::Failed(_) | Self::Gone => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
+            // What Ollama's registry says comes as 500, also where there is no such model (§14).
+            Self::Pull(PullError::Registry(_) | PullError::Gguf(_) | PullError::Unsuitable(_)) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Pull(PullError::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Pull(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoLease(error) => error.status,
             _ => StatusCode::BAD_REQUEST,

@@ -17,6 +17,8 @@ pub mod logprobs;
 pub mod messages;
 pub mod names;
 pub mod options;
+pub mod progress;
+pub mod pull;
 pub mod request;
 pub mod response;
 pub mod routes;

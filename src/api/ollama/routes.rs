@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::error::{self, ApiError};
 use super::names::Wanted;
 use super::types::ShowRequest;
-use super::{JSON, OLLAMA_VERSION, inference, json, listing, show};
+use super::{JSON, OLLAMA_VERSION, inference, json, listing, pull, show};
 use crate::api::{self, Answering, App, Call, Reply, Route};
 
 /// Every native route; `HEAD` is answered wherever Ollama answers it (§13.7).
@@ -19,6 +19,7 @@ pub static ROUTES: &[Route] = &[
     Route { methods: GET, path: "/api/tags", handler: |app, _| now(tags(&app)), refuse },
     Route { methods: GET_ONLY, path: "/api/ps", handler: |app, _| now(running(&app)), refuse },
     Route { methods: POST, path: "/api/show", handler: |app, call| now(settle(shown(&app, &call))), refuse },
+    Route { methods: POST, path: "/api/pull", handler: |app, call| later(pull::pull(app, call)), refuse },
     Route { methods: POST, path: "/api/generate", handler: |app, call| later(inference::generate(app, call)), refuse },
     Route { methods: POST, path: "/api/chat", handler: |app, call| later(inference::chat(app, call)), refuse },
 ];
