@@ -99,7 +99,8 @@ class Hub:
         """Begins to count anew."""
         with self.lock:
             self.requests.clear()
-            self.sent.clear()
+            # Anew, so that answers to clients that are gone still count where nobody looks.
+            self.sent = {}
 
     def sent_bytes(self, ending=""):
         """Bytes of bodies of the files with that ending."""
@@ -196,7 +197,7 @@ class Hub:
             self.send_body(handler, known, path, data[start:], large)
 
     def send_body(self, handler, known, path, data, large):
-        step = 16 << 10
+        step, sent = 16 << 10, self.sent
         for offset in range(0, len(data), step):
             piece = data[offset : offset + step]
             if large and known.cut_after is not None and offset + len(piece) > known.cut_after:
@@ -206,7 +207,7 @@ class Hub:
                 self.gate.wait(30)
             handler.wfile.write(piece)
             with self.lock:
-                self.sent[path] = self.sent.get(path, 0) + len(piece)
+                sent[path] = sent.get(path, 0) + len(piece)
             if large and known.bytes_per_second:
                 time.sleep(len(piece) / known.bytes_per_second)
 
