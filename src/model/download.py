@@ -444,7 +444,8 @@ def count_weights(found, bits):
 def describe(job, weights):
     """What the checkpoint says about itself."""
     config = read_json(job.complete / "config.json")
-    named = quantization(config)
+    beside = job.complete / "hf_quant_config.json"  # where older exports of NVIDIA's keep it
+    named = quantization(config) or (quantization({"quantization_config": read_json(beside)}) if beside.is_file() else None)
     found = [tensor for file in weights for tensor in tensors(job.complete / file.path)]
     parameters, dtype = count_weights(found, named and named[1])
     license_text = job.license

@@ -55,7 +55,7 @@ const DIFFERENCES: &[(&str, &[Difference], &str)] = &[
 const SHOW_REASON: &str = "members of newer servers; facts and stops come from the checkpoint instead of a GGUF file";
 
 /// Transcripts of routes that vllama does not have yet, by the beginning of their names.
-const LATER: &[&str] = &["copy", "create", "delete", "embed", "pull", "show_created", "tags_after_copy", "v1_"];
+const LATER: &[&str] = &["copy", "create", "delete", "embed", "show_created", "tags_after_copy", "v1_"];
 
 /// Transcripts to be replayed after all others.
 const LAST: &[&str] = &["unload_chat", "unload_generate"];
