@@ -140,6 +140,15 @@ def weight_files(files, index):
     return list(at_top.values()) + modules
 
 
+def check_modules(small, weights):
+    """Refuses an embedder of which a module would be missing: its vectors would be wrong without anybody noticing."""
+    there = {file.path for file in weights}
+    for file in small:
+        module = re.fullmatch(r"(\d+_Dense)/config\.json", file.path)
+        if module and f"{module[1]}/model.safetensors" not in there:
+            raise unsuitable(f"the weights of {module[1]} are no safetensors file, and vLLM is not given other formats. Ask the makers for a conversion.")
+
+
 def explain_missing_weights(repository, files):
     """Why a repository without safetensors cannot be served."""
     endings = {path.rsplit(".", 1)[-1].lower() for path in (file.path for file in files) if "." in path}
@@ -418,7 +427,7 @@ def quantization(config):
     for name, bits in (("nvfp4", 4), ("mxfp4", 4), ("mxfp8", 8)):
         if name in text:
             return name.upper(), bits
-    if "fp8" in method or "fp8" in str(facts.get("quant_algo", "")).lower() or "float-quantized" in text:
+    if "fp8" in method or '"quant_algo": "fp8' in text or "float-quantized" in text:
         return "FP8", 8
     bits = facts.get("bits") or (4 if facts.get("load_in_4bit") else 8 if facts.get("load_in_8bit") else None)
     if bits is None and (found := re.search(r'"num_bits": (\d+)', text)):
@@ -471,10 +480,19 @@ def remove_others(job):
 @contextlib.contextmanager
 def locked(directory):
     """Keeps another download to the same place waiting: one that has outlived its vllama, or that of a second one."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         fcntl.flock(handle, fcntl.LOCK_EX)
+        # Whoever had it may have installed the files and removed the directory; then there has to be another.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(directory)):
+                break
+        os.close(handle)
+    try:
         yield
     finally:
         os.close(handle)
@@ -511,6 +529,7 @@ def download(order):
         weights = weight_files(files, read_json(index) if any(file.path == INDEX for file in small) else None)
         if not weights:
             raise explain_missing_weights(repository, [file for file in files if not file.path.endswith(".safetensors")])
+        check_modules(small, weights)
         job.files = small + weights
         fetch_all(job, weights)
         remove_others(job)

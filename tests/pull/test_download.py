@@ -3,6 +3,7 @@
 Run: .venv/bin/python -m unittest discover -s tests/pull
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -110,6 +112,9 @@ class Download(unittest.TestCase):
         for name in ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
             self.assertEqual(got[name], files[name])
         self.assertNotIn("2_Dense/pytorch_model.bin", got)
+        del files["2_Dense/model.safetensors"]
+        self.hub.add("org/name", files)
+        self.fails("unsuitable", "2_Dense")
 
     def test_goes_on_where_a_killed_run_was(self):
         files = checkpoints.plain(2_000_000)
@@ -260,6 +265,20 @@ class Download(unittest.TestCase):
         self.assertEqual([json.loads(out.splitlines()[-1])["event"] for out in outs], ["done", "done"])
         self.assertEqual(self.hub.sent_bytes(".safetensors"), len(files["model.safetensors"]))
 
+    def test_a_run_whose_place_was_taken_away_while_it_waited_makes_another(self):
+        self.hub.add("org/name", checkpoints.plain())
+        self.directory.mkdir()
+        handle = os.open(self.directory, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        process = self.start()
+        deadline = time.monotonic() + 30
+        while not self.hub.asked("/api/models/") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.rmdir(self.directory)
+        os.close(handle)
+        out = process.communicate(timeout=60)[0]
+        self.assertEqual(json.loads(out.splitlines()[-1])["event"], "done", out)
+
     def test_a_full_disk_is_told_before_and_during_the_download(self):
         disk = small_disk(self, 1 << 20)
         self.hub.add("org/name", checkpoints.plain(4_000_000))
@@ -294,6 +313,7 @@ class Facts(unittest.TestCase):
             ({"quant_method": "mxfp4"}, ("MXFP4", 4)),
             ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, ("NVFP4", 4)),
             ({"quant_method": "modelopt", "quant_algo": "FP8"}, ("FP8", 8)),
+            ({"producer": {}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": None}}, ("FP8", 8)),
             ({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"weights": {"num_bits": 8}}}}, ("FP8", 8)),
             ({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}}, ("INT4", 4)),
             ({"quant_method": "bitsandbytes", "load_in_4bit": True}, ("INT4", 4)),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -60,8 +61,19 @@ struct Provenance {
 }
 
 impl Workshop {
-    /// Pulls a model.
+    /// Pulls a model, and logs how that ends.
     pub(super) async fn pull(self, name: ModelName, progress: Arc<watch::Sender<Progress>>) -> Outcome {
+        let begun = Instant::now();
+        let outcome = self.bring(name.clone(), progress).await;
+        let seconds = begun.elapsed().as_secs();
+        match &outcome {
+            Ok(model) => tracing::info!(model = %name, bytes = model.manifest.size, seconds, "pulled"),
+            Err(error) => tracing::warn!(model = %name, %error, seconds, "not pulled"),
+        }
+        outcome
+    }
+
+    async fn bring(self, name: ModelName, progress: Arc<watch::Sender<Progress>>) -> Outcome {
         let origin = Origin::of(&name)?;
         let installed = self.store.find(&name);
         let provenance = installed.as_ref().and_then(|installed| provenance(&installed.directory));
@@ -150,8 +162,7 @@ impl Workshop {
             place::link_all(&files, staging.directory())?;
             let installed = self.store.install(staging, &name, source)?;
             told.send_modify(|progress| progress.phase = Phase::Writing);
-            // What stays is swept one day.
-            let _ = std::fs::remove_dir_all(place::of(&self.downloads, &name));
+            place::remove(&place::of(&self.downloads, &name));
             Ok(installed)
         });
         match installed.await {

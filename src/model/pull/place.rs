@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
 use crate::model::ModelName;
@@ -13,8 +14,6 @@ use crate::model::ModelName;
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most unfinished downloads that are kept.
 const MOST: usize = 8;
-/// What has been written to this lately may be at work, perhaps in another vllama.
-const FRESH: Duration = Duration::from_secs(3600);
 
 /// The directory for the download of a model: readable, and of bounded length whatever the name.
 pub(super) fn of(downloads: &Path, name: &ModelName) -> PathBuf {
@@ -36,12 +35,18 @@ pub(super) fn sweep(downloads: &Path, keep: &Path) {
     others.sort_by(|one, other| other.cmp(one));
     for (index, (written, path)) in others.into_iter().enumerate() {
         let age = written.elapsed().unwrap_or_default();
-        if age > KEPT || (index + 1 >= MOST && age > FRESH) {
-            tracing::info!(directory = %path.display(), "removing a download that nobody goes on with");
-            // What cannot be removed now is tried again with the next pull.
-            let _ = fs::remove_dir_all(&path);
+        if (age > KEPT || index + 1 >= MOST) && remove(&path) {
+            tracing::info!(directory = %path.display(), "removed a download that nobody went on with");
         }
     }
+}
+
+/// Removes a download, unless a script is at work there, perhaps that of another vllama: it holds a lock on the
+/// directory. What cannot be removed now is swept one day.
+pub(super) fn remove(directory: &Path) -> bool {
+    let Ok(handle) = fs::File::open(directory) else { return false };
+    let lock = Flock::lock(handle, FlockArg::LockExclusiveNonblock);
+    lock.is_ok() && fs::remove_dir_all(directory).is_ok()
 }
 
 /// When something below `directory` was written last.
@@ -111,11 +116,13 @@ mod tests {
         let mine = make(downloads.path(), "mine", hour * 1000);
         let old = make(downloads.path(), "old", hour * 24 * 8);
         let many: Vec<_> = (0..10).map(|age| make(downloads.path(), &format!("m{age}"), hour * (age + 2))).collect();
-        let fresh = make(downloads.path(), "fresh", Duration::ZERO);
+        let at_work = make(downloads.path(), "at work", hour * 1000);
+        let handle = fs::File::open(&at_work).expect("opened");
+        let _lock = Flock::lock(handle, FlockArg::LockExclusiveNonblock).expect("locked");
         sweep(downloads.path(), &mine);
-        assert!(mine.exists() && fresh.exists() && !old.exists());
+        assert!(mine.exists() && at_work.exists() && !old.exists());
         let left: Vec<_> = many.iter().map(|path| path.exists()).collect();
-        assert_eq!(left, [[true; 6].as_slice(), &[false; 4]].concat());
+        assert_eq!(left, [[true; 7].as_slice(), &[false; 3]].concat());
     }
 
     #[test]
