@@ -68,7 +68,7 @@ fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
         let what = format!("cannot write the model store {}", config.models.display());
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     };
-    let store = Store::open(&config.models).map_err(cannot_store)?;
+    let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(cannot_store)?;
     if if_missing && store.find(name).is_some() {
         progress.event(&serde_json::json!({"event": "installed", "model": name.display()}));
         progress.done(&format!("{name} is installed"));

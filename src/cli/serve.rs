@@ -68,13 +68,14 @@ fn start(config: Config) -> Result<i32, Problem> {
             )
         })?,
     };
-    let store = Store::open(&config.models).map_err(|error| {
+    // Before the store: who holds this lock knows that nothing of a killed vllama holds others.
+    let run_lock = run_directory::lock(&config.run)?;
+    let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {
         let what = format!("cannot read the model store {}", config.models.display());
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;
     let model = preflight::model(&store, &config)?;
     preflight::engine(&config)?;
-    let run_lock = run_directory::lock(&config.run)?;
     let listener = listen(&config)?;
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper) = (init.spawner(), init.stopper());
@@ -148,6 +149,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let settings = server::Settings {
         body_limit: config.body_limit,
+        upload_limit: config.blob_limit,
         max_connections: config.max_connections,
         origins: config.origins.clone(),
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),

@@ -216,6 +216,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
         listen: host::parse(&values.text("host").unwrap_or_default())?,
         models: values.path("models-dir").unwrap_or_else(|| state.join("models")),
+        base_models: values.path("base-models-dir").unwrap_or_else(|| "/usr/share/vllama/models".into()),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
         engine_arguments: values.words("engine-args")?.into_iter().chain(trailing(matches)).collect(),
         cpu_cache_gib: values.number("cpu-cache")?,
@@ -226,6 +227,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         keep_alive: values.text("keep-alive"),
         max_queue: size(values.number("max-queue")?.unwrap_or(512)),
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
+        blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),
         max_connections: size(values.number("max-connections")?.unwrap_or(4096)),
         origins: values
             .text("origins")

@@ -4,13 +4,20 @@
 //! Knows no HTTP and no engine. Of processes it knows the embedded Python scripts ([`python`]), which import and download.
 
 pub mod card;
+pub mod digest;
+pub mod gather;
+pub mod manifest;
 pub mod library;
 pub mod name;
+pub mod overlay;
 pub mod plan;
 pub mod pull;
 pub mod python;
+pub mod safetensors;
 pub mod store;
 
 pub use card::{Capability, Card, GenerationDefaults};
+pub use manifest::{Installed, Manifest, Source};
 pub use name::{InvalidName, ModelName};
-pub use store::{Installed, Manifest, Source, Staging, Store};
+pub use overlay::Overlay;
+pub use store::{Staging, Store};

@@ -187,6 +187,7 @@ mod tests {
         Installed {
             name: ModelName::parse("smollm2:135m").expect("a name"),
             directory: "/models/smollm2".into(),
+            adapter: None,
             modified_at: SystemTime::UNIX_EPOCH,
             manifest: Manifest {
                 name: "smollm2:135m".into(),
@@ -196,6 +197,7 @@ mod tests {
                 quantization: "Q4_1".into(),
                 license: None,
                 parameters: 1,
+                ..Manifest::default()
             },
             card: Card { capabilities: vec![capability], ..Card::default() },
         }

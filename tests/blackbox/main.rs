@@ -5,14 +5,17 @@
 mod harness;
 
 mod answers;
+mod blobs;
 mod command_line;
 mod deaths;
 mod edges;
 mod fake_engine;
 mod health;
+mod kills;
 mod life;
 mod loading;
 mod logs;
 mod many;
+mod models;
 mod shape;
 mod transcripts;

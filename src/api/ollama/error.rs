@@ -3,7 +3,8 @@
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::api::{self, Reply};
+use crate::api::{self, Refused, Reply};
+use crate::model::digest::{InvalidDigest, Sha256Digest};
 use crate::model::pull::PullError;
 use crate::scheduler::{EngineGone, LeaseError};
 
@@ -44,6 +45,38 @@ pub enum ApiError {
     /// Not installed; the name as the route shows it.
     #[error("model '{0}' not found")]
     NotFound(String),
+    /// Not installed, in the words of `/api/copy`.
+    #[error("model {0:?} not found")]
+    NothingToCopy(String),
+    /// A name that breaks the grammar, on routes that say which: what it was for, and the name.
+    #[error("{0} {1:?} is invalid")]
+    InvalidNameOf(&'static str, String),
+    /// Something `/api/create` cannot make a model of; Ollama's words.
+    #[error("{0}")]
+    BadCreate(&'static str),
+    /// No digest, or none that Ollama knows.
+    #[error("{0}")]
+    InvalidDigest(#[from] InvalidDigest),
+    /// A file whose bytes have another digest than its name says: the one expected and the one found.
+    #[error("digest mismatch, expected \"{0}\", got \"{1}\"")]
+    DigestMismatch(Sha256Digest, Sha256Digest),
+    /// A file that nobody has uploaded.
+    #[error("blob \"{0}\" not found")]
+    NoBlob(Sha256Digest),
+    /// A body that was not taken to its end.
+    #[error("{0}")]
+    Upload(#[from] Refused),
+    /// The import of a file failed through no fault of the file: what happened and what to do.
+    #[error("{0}")]
+    Import(String),
+    /// The model store does not do what it should; what the system says.
+    #[error("the model store could not be changed: {0}; check the disk and the directory's permissions")]
+    Store(String),
+    /// No room for what is to be written: bytes needed and bytes free.
+    #[error(
+        "there is not enough room in the model store: {0} bytes are needed, {1} are free; delete a model, or enlarge the disk"
+    )]
+    NoRoom(u64, u64),
     /// A name that begins with `http://`, without leave.
     #[error("insecure protocol http")]
     InsecureProtocol,
@@ -117,16 +150,31 @@ impl From<EngineGone> for ApiError {
     }
 }
 
+impl From<std::io::Error> for ApiError {
+    /// What the store says: a checkpoint that is none is the client's doing, the rest is ours.
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::InvalidData => Self::NotSupported(error.to_string()),
+            _ => Self::Store(error.to_string()),
+        }
+    }
+}
+
 impl ApiError {
     /// The status of the answer, where it can still be said.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::NothingToCopy(_) | Self::NoBlob(_) => StatusCode::NOT_FOUND,
+            Self::Upload(refused) => refused.status,
+            Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
-            Self::BadOption(..) | Self::BadFormat(_) | Self::Failed(_) | Self::Gone => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::BadOption(..)
+            | Self::BadFormat(_)
+            | Self::Failed(_)
+            | Self::Gone
+            | Self::Import(_)
+            | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             // What Ollama's registry says comes as 500, also where there is no such model (§14).
             Self::Pull(PullError::Registry(_) | PullError::Gguf(_) | PullError::Unsuitable(_)) => {
                 StatusCode::BAD_REQUEST

@@ -5,6 +5,11 @@
 //! engine answers is turned back line by line ([`response`], [`stream`]). Out: a [`Reply`](super::Reply).
 //! Knows nothing of sockets and processes, and decides nothing about models: the scheduler does.
 
+pub mod blobs;
+pub mod change;
+pub mod copy;
+pub mod create;
+pub mod delete;
 pub mod engine;
 pub mod error;
 pub mod format;
@@ -17,6 +22,8 @@ pub mod logprobs;
 pub mod messages;
 pub mod names;
 pub mod options;
+pub mod order;
+pub mod prelude;
 pub mod progress;
 pub mod pull;
 pub mod request;
