@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::api::App;
-use crate::api::ollama::keep_alive;
+use crate::api::ollama::{change, keep_alive};
 use crate::config::Config;
 use crate::engine::{Engine, State, Status};
 use crate::gpu;
@@ -136,7 +136,8 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let scheduler = scheduler(&config, &model, keep_alive, &spawner);
     let gpus = watch_gpus(&config, spawner.clone());
     let python = Python::beside(&config.engine, &config.environment, spawner);
-    let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"));
+    let publish = change::publisher(store.clone(), scheduler.clone());
+    let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,

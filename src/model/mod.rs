@@ -6,8 +6,8 @@
 pub mod card;
 pub mod digest;
 pub mod gather;
-pub mod manifest;
 pub mod library;
+pub mod manifest;
 pub mod name;
 pub mod overlay;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! One pull: asks the script for the files, shows how far they are, and installs the model.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,10 +10,11 @@ use tokio::sync::watch;
 
 use super::error::Told;
 use super::progress::{Layer, Phase, Progress};
-use super::{Origin, Outcome, PullError, place};
+use super::{Origin, Outcome, Publish, PullError, place};
 use crate::init::Exit;
 use crate::model::python::{DOWNLOAD, Python};
-use crate::model::{Installed, ModelName, Source, Store};
+use crate::model::store::{Checkpoint, Draft};
+use crate::model::{ModelName, Overlay, Source, Store};
 
 /// The file of a checkpoint that says where it came from; the script writes it.
 const SOURCE_FILE: &str = "vllama-source.json";
@@ -24,6 +26,7 @@ pub(super) struct Workshop {
     pub python: Python,
     /// Where unfinished downloads are kept.
     pub downloads: PathBuf,
+    pub publish: Publish,
 }
 
 /// What the script is told.
@@ -84,7 +87,7 @@ impl Workshop {
         let commit = provenance.as_ref().filter(|known| known.repository == origin.repository);
         let commit = commit.map(|known| known.commit.as_str());
         match (self.fetch(&name, &origin, commit, &progress).await, installed) {
-            (Ok(Fetched::Files(files, source)), _) => self.install(name, files, source, progress).await,
+            (Ok(Fetched::Files(files, source)), _) => self.install(name, files, source, &progress).await,
             (Ok(Fetched::Nothing), Some(installed)) => {
                 progress.send_modify(|progress| progress.phase = Phase::Writing);
                 Ok(installed)
@@ -153,29 +156,39 @@ impl Workshop {
         name: ModelName,
         files: PathBuf,
         source: Source,
-        progress: Arc<watch::Sender<Progress>>,
+        progress: &watch::Sender<Progress>,
     ) -> Outcome {
         progress.send_modify(|progress| progress.phase = Phase::Verifying);
-        let told = progress.clone();
-        let installed = tokio::task::spawn_blocking(move || -> std::io::Result<Arc<Installed>> {
-            let staging = self.store.stage()?;
-            place::link_all(&files, staging.directory())?;
-            let installed = self.store.install(staging, &name, source)?;
-            told.send_modify(|progress| progress.phase = Phase::Writing);
-            place::remove(&place::of(&self.downloads, &name));
-            Ok(installed)
+        let (store, staged) = (self.store.clone(), files.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            let staging = store.stage()?;
+            place::link_all(&staged, staging.directory())?;
+            let checkpoint = Checkpoint::Built(staging, source);
+            store.prepare(Draft { checkpoint, overlay: Overlay::default(), adapter: None })
         });
-        match installed.await {
-            Ok(Ok(installed)) => Ok(installed),
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
-                Err(PullError::Unsuitable(format!("vLLM cannot serve this repository: {error}. Pull another one")))
-            }
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::StorageFull => Err(PullError::DiskFull(
-                "the disk became full during the installation. Free some and pull again".into(),
-            )),
-            Ok(Err(error)) => Err(PullError::Failed(format!("cannot write the model store: {error}"))),
-            Err(_) => Err(PullError::Failed("a bug in vllama ended it; please report this".to_owned())),
+        let installed = async {
+            let prepared = prepared.await??;
+            progress.send_modify(|progress| progress.phase = Phase::Writing);
+            (self.publish)(name.clone(), prepared).await
+        };
+        let outcome = match installed.await {
+            Ok(installed) => Ok(installed),
+            Err(error) => Err(match error.kind() {
+                io::ErrorKind::InvalidData => {
+                    PullError::Unsuitable(format!("vLLM cannot serve this repository: {error}. Pull another one"))
+                }
+                io::ErrorKind::StorageFull => {
+                    PullError::DiskFull("the disk became full during the installation. Free some and pull again".into())
+                }
+                _ => PullError::Failed(format!("cannot write the model store: {error}")),
+            }),
+        };
+        if outcome.is_ok() {
+            let directory = place::of(&self.downloads, &name);
+            // Large files take their time to go, and nobody need wait for that.
+            tokio::task::spawn_blocking(move || place::remove(&directory));
         }
+        outcome
     }
 }
 

@@ -3,7 +3,7 @@
 //! In: a [`ModelName`] and somebody who listens. Out: [`Step`]s, and the [`Installed`] model or a [`PullError`].
 //!
 //! ```text
-//!  listener ── Join(name) ──> owner ── one task a name ──> download.py in the engine's Python ──> Store::install
+//!  listener ── Join(name) ──> owner ── one task a name ──> download.py in the engine's Python ──> Store
 //!  listener <── watch ─────── owner <── layers ──────────── JSON lines
 //! ```
 //!
@@ -17,13 +17,16 @@ mod owner;
 mod place;
 mod progress;
 
+use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::python::Python;
+use super::store::Prepared;
 use super::{Installed, ModelName, Store};
 use download::Workshop;
 use owner::{Order, Owner};
@@ -32,6 +35,11 @@ use progress::Told;
 pub use error::PullError;
 pub use origin::Origin;
 pub use progress::Step;
+
+/// Gives what was pulled its name. It comes from outside this room, since whoever serves the model that has the name now
+/// has to let go of it first.
+pub type Publish =
+    Arc<dyn Fn(ModelName, Prepared) -> Pin<Box<dyn Future<Output = io::Result<Arc<Installed>>> + Send>> + Send + Sync>;
 
 /// How a pull ends.
 type Outcome = Result<Arc<Installed>, PullError>;
@@ -52,9 +60,9 @@ impl Pulls {
     /// Starts the owner of all pulls, inside a tokio runtime. `downloads` keeps what is unfinished; it must be in the
     /// file system of the store.
     #[must_use]
-    pub fn start(store: Store, python: Python, downloads: PathBuf) -> Self {
-        let workshop = Workshop { store, python, downloads };
-        let work = Box::new(move |name, progress| -> std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>> {
+    pub fn start(store: Store, python: Python, downloads: PathBuf, publish: Publish) -> Self {
+        let workshop = Workshop { store, python, downloads, publish };
+        let work = Box::new(move |name, progress| -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
             Box::pin(workshop.clone().pull(name, progress))
         });
         let (orders, receiver) = mpsc::channel(WAITING_ORDERS);
