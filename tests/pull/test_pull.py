@@ -58,6 +58,8 @@ class Vllama:
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "OLLAMA_HOST": "127.0.0.1:0", **paths}
         self.environment |= {"VLLAMA_ENGINE": str(engine), "VLLAMA_GPU_HELPER": str(BIN / "vllama-gpu")}
         self.environment |= {"HF_ENDPOINT": hub.address, "HF_TOKEN": "", "VLLAMA_DRAIN": "5"} | environment
+        fake = [name for name in environment if name.startswith("FAKE_VLLM_")]
+        self.environment |= {"VLLAMA_ENGINE_ENV": ",".join(fake)} if fake else {}
         self.start()
 
     def install(self, name):
@@ -70,9 +72,9 @@ class Vllama:
         facts = {"name": name, "digest": "0" * 64, "size": 1, "format": "gguf", "quantization": "Q4_1", "license": None}
         (place / "vllama.json").write_text(json.dumps(facts | {"parameters": 7}))
 
-    def start(self):
+    def start(self, model=FIRST):
         self.log = open(self.directory / "log", "ab")
-        command = [BIN / "vllama", "serve", FIRST, "--json"]
+        command = [BIN / "vllama", "serve", model, "--json"]
         self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=self.log)
         for line in self.process.stdout:
             event = json.loads(line)
@@ -106,12 +108,20 @@ class Vllama:
     def ask(self, method, path, body=None):
         """The connection and the answer, its body unread."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        connection.request(method, path, body and json.dumps(body))
-        return connection, connection.getresponse()
+        try:
+            connection.request(method, path, body and json.dumps(body))
+            return connection, connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
 
     def pull(self, name, **fields):
         """All lines of a pull."""
-        connection, answer = self.ask("POST", "/api/pull", {"model": name} | fields)
+        return self.post("/api/pull", {"model": name} | fields)
+
+    def post(self, path, body):
+        """All lines of an answer."""
+        connection, answer = self.ask("POST", path, body)
         try:
             return [json.loads(line) for line in answer.read().splitlines()]
         finally:
@@ -127,7 +137,7 @@ class Vllama:
     def checkpoint(self, marker="model.safetensors"):
         """Files of installed checkpoints that came from the hub, by their path."""
         sources = [path for path in (self.directory / "models").rglob("vllama-source.json") if ".downloads" not in path.parts and ".staging" not in path.parts]
-        return [source.with_name(marker) for source in sources]
+        return [source.parent / marker for source in sources]
 
     def unfinished(self):
         """Bytes of files on their way."""
@@ -364,6 +374,43 @@ class Pull(unittest.TestCase):
             act(*arguments)
         except (OSError, http.client.HTTPException, ValueError):
             pass
+
+    def test_an_embedder_keeps_its_modules(self):
+        files = checkpoints.plain() | {"modules.json": b"[]", "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}'}
+        self.hub.add("sentence-transformers/all-MiniLM-L6-v2", files)
+        vllama = self.vllama()
+        self.assertEqual(vllama.pull("all-minilm")[-1], {"status": "success"})
+        self.assertEqual(vllama.names()["all-minilm:latest"]["capabilities"], ["embedding"])
+        self.assertEqual([path.read_bytes() for path in vllama.checkpoint("1_Pooling/config.json")], [files["1_Pooling/config.json"]])
+
+    def test_a_create_pulls_what_it_is_made_from(self):
+        self.hub.add("org/name", checkpoints.plain())
+        vllama = self.vllama()
+        lines = vllama.post("/api/create", {"model": "mario", "from": "org/name", "system": "You are Mario."})
+        statuses = [line["status"].split(" ")[0] for line in lines]
+        self.assertEqual((statuses[0], statuses[-1]), ("pulling", "success"))
+        self.assertEqual(sorted(vllama.names()), ["mario:latest", "org/name:latest"])
+
+    def test_a_model_in_use_is_replaced_when_its_requests_are_done(self):
+        self.hub.add("org/name", checkpoints.plain())
+        vllama = self.vllama(FAKE_VLLM_TOKEN_RATE="10")
+        vllama.pull("org/name")
+        vllama.stop()
+        vllama.start("org/name")
+        question = {"model": "org/name", "messages": [{"role": "user", "content": "Hello " * 40}]}
+        connection, answer = vllama.ask("POST", "/api/chat", question | {"options": {"num_predict": 40}})
+        self.assertFalse(json.loads(answer.readline())["done"])
+        self.hub.add("org/name", checkpoints.plain(50_000))
+        old = vllama.names()["org/name:latest"]["digest"]
+        pulling, lines = vllama.ask("POST", "/api/pull", {"model": "org/name"})
+        while json.loads(lines.readline())["status"] != "writing manifest":
+            pass
+        self.assertEqual(vllama.names()["org/name:latest"]["digest"], old)
+        self.assertTrue(json.loads(answer.read().splitlines()[-1])["done"])
+        connection.close()
+        self.assertEqual([json.loads(line) for line in lines.read().splitlines()], [{"status": "success"}])
+        pulling.close()
+        self.assertNotEqual(vllama.names()["org/name:latest"]["digest"], old)
 
     def test_the_ollama_package_pulls(self):
         python = os.environ.get("VLLAMA_TEST_CLIENTS")
