@@ -243,7 +243,8 @@ class Sink:
         """Forgets what was counted and hashed."""
         self.position = self.file.completed = 0
         self.sha256 = hashlib.sha256()
-        self.git = hashlib.sha1(b"blob %d\0" % self.file.size, usedforsecurity=False)
+        # Only what the hub does not keep by a SHA-256.
+        self.git = None if self.file.sha256 else hashlib.sha1(b"blob %d\0" % self.file.size, usedforsecurity=False)
 
     def take_up(self):
         """Counts and hashes what an earlier run left, and returns how much that is."""
@@ -257,7 +258,8 @@ class Sink:
 
     def count(self, chunk):
         self.sha256.update(chunk)
-        self.git.update(chunk)
+        if self.git:
+            self.git.update(chunk)
         self.position += len(chunk)
         self.file.completed = self.position
 
