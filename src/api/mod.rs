@@ -4,6 +4,7 @@
 //! response (outward), error. Knows the scheduler's leases and the installed models, but no socket and no process.
 
 pub mod ollama;
+pub mod openai;
 mod upload;
 
 use std::convert::Infallible;

@@ -17,7 +17,7 @@ pub enum Verb {
     Serve(Box<Config>),
     /// Install a model from a GGUF file.
     Import {
-        /// The file.
+        /// The GGUF file, or the checkpoint's directory.
         file: PathBuf,
         /// The name it gets.
         name: ModelName,
@@ -88,23 +88,30 @@ fn command() -> Command {
                 .allow_hyphen_values(true)
                 .help("more arguments for `vllm serve`, last and verbatim"),
         );
-    let import = with_settings(Command::new("import").about("Install a model from a GGUF file"))
-        .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
-        .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
-        .arg(
-            Arg::new("parameter")
-                .long("parameter")
-                .value_name("KEY=VALUE")
-                .action(ArgAction::Append)
-                .value_delimiter(',')
-                .help("sampling defaults of the model, e.g. temperature=0.2,top_k=40"),
-        )
-        .arg(
-            Arg::new("if-missing")
-                .long("if-missing")
-                .action(ArgAction::SetTrue)
-                .help("leave an installed model of that name alone"),
-        );
+    let import =
+        with_settings(Command::new("import").about("Install a model from a GGUF file or a checkpoint's directory"))
+            .arg(
+                Arg::new("file")
+                    .value_name("PATH")
+                    .required(true)
+                    .value_parser(clap::value_parser!(PathBuf))
+                    .help("a GGUF file, or the directory of a Hugging Face checkpoint (safetensors)"),
+            )
+            .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
+            .arg(
+                Arg::new("parameter")
+                    .long("parameter")
+                    .value_name("KEY=VALUE")
+                    .action(ArgAction::Append)
+                    .value_delimiter(',')
+                    .help("sampling defaults of the model, e.g. temperature=0.2,top_k=40"),
+            )
+            .arg(
+                Arg::new("if-missing")
+                    .long("if-missing")
+                    .action(ArgAction::SetTrue)
+                    .help("leave an installed model of that name alone"),
+            );
     let init = Command::new("init")
         .about("Run one command under a PID 1 that reaps and passes signals on")
         .after_help("The exit code is the command's own, or 128 + the signal that killed it.")

@@ -12,7 +12,7 @@ use super::{Card, Source, Staging, Store, safetensors};
 use crate::init::Exit;
 
 /// What vLLM reads of a checkpoint, by the ends of file names. All else, code above all, is left out.
-const READ: [&str; 6] = [".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"];
+pub(super) const READ: [&str; 6] = [".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"];
 /// Deepest path inside a checkpoint, in parts.
 const DEPTH: usize = 4;
 /// First bytes of a GGUF file.
@@ -244,7 +244,7 @@ fn link(store: &Store, digest: &Sha256Digest, target: &Path) -> Result<(), Gathe
 }
 
 /// The quantisation in Ollama's words: what the config says, else the type of the weights.
-fn quantization(directory: &Path, dtype: &str) -> String {
+pub(super) fn quantization(directory: &Path, dtype: &str) -> String {
     let config = std::fs::read(directory.join("config.json")).unwrap_or_default();
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
     let method = config["quantization_config"]["quant_method"].as_str().map(str::to_ascii_uppercase);

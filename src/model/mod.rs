@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod digest;
+pub mod directory;
 pub mod gather;
 pub mod library;
 pub mod manifest;

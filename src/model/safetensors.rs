@@ -41,10 +41,18 @@ impl Tensor {
 /// When a file cannot be read, or is no whole safetensors file: its header out of bounds, or its size another than the
 /// header says.
 pub fn tensors(checkpoint: &Path) -> io::Result<Vec<Tensor>> {
+    tensors_of(&files(checkpoint)?)
+}
+
+/// All tensors of these files.
+///
+/// # Errors
+/// As [`tensors`].
+pub fn tensors_of(files: &[PathBuf]) -> io::Result<Vec<Tensor>> {
     let mut tensors = Vec::new();
     let mut left = HEADERS_LIMIT;
-    for file in files(checkpoint)? {
-        read_header(&file, &mut left, &mut tensors).map_err(|error| {
+    for file in files {
+        read_header(file, &mut left, &mut tensors).map_err(|error| {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             io::Error::new(error.kind(), format!("{name}: {error}"))
         })?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
-use crate::api::{self, Answering, App, Call, Reply, ollama};
+use crate::api::{self, Answering, App, Call, Reply, ollama, openai};
 use crate::telemetry::Health;
 
 /// A route, ready to be called.
@@ -60,11 +60,11 @@ pub enum Found<'a> {
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
 impl Router {
-    /// The routes of this version: the native API, then what operators ask.
+    /// The routes of this version: the native API, OpenAI's, then what operators ask.
     pub fn new(app: Arc<App>) -> Self {
-        let whole = ollama::routes::ROUTES.iter().map(|route| (route, Intake::Whole));
+        let whole = ollama::routes::ROUTES.iter().chain(openai::routes::ROUTES).map(|route| (route, Intake::Whole));
         let streams = ollama::routes::UPLOADS.iter().map(|route| (route, Intake::Stream));
-        let native = whole.chain(streams).map(|(route, intake)| {
+        let dialects = whole.chain(streams).map(|(route, intake)| {
             let app = app.clone();
             Entry {
                 methods: route.methods,
@@ -79,7 +79,7 @@ impl Router {
             entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             entry("/health/ready", &app, |app| health(&app.readiness())),
         ];
-        Self::of(native.chain(operators))
+        Self::of(dialects.chain(operators))
     }
 
     /// Any routes.

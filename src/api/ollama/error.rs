@@ -45,6 +45,21 @@ pub enum ApiError {
     /// Not installed; the name as the route shows it.
     #[error("model '{0}' not found")]
     NotFound(String),
+    /// Not installed, as the embedding routes tell it; the name as sent.
+    #[error("model {0:?} not found, try pulling it first")]
+    NotPulled(String),
+    /// `input` that is neither a text nor a list of texts (§3.5).
+    #[error("invalid input type")]
+    InvalidInput,
+    /// A text to embed does not fit, and may not be cut (§3.5).
+    #[error("the input length exceeds the context length")]
+    InputTooLong,
+    /// A text to embed would have to be cut to nothing (§3.5).
+    #[error("input after truncation exceeds maximum context length")]
+    NothingLeft,
+    /// A vector that cannot be told in JSON (§3.5).
+    #[error("embedding contains NaN or Inf values")]
+    NotFinite,
     /// Not installed, in the words of `/api/copy`.
     #[error("model {0:?} not found")]
     NothingToCopy(String),
@@ -165,7 +180,7 @@ impl ApiError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound(_) | Self::NothingToCopy(_) | Self::NoBlob(_) => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::NotPulled(_) | Self::NothingToCopy(_) | Self::NoBlob(_) => StatusCode::NOT_FOUND,
             Self::Upload(refused) => refused.status,
             Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
@@ -262,6 +277,11 @@ mod tests {
             (ApiError::InvalidName, 400, "invalid model name"),
             (ApiError::NotFound(s("nope")), 404, "model 'nope' not found"),
             (ApiError::NotFound(s("")), 404, "model '' not found"),
+            (ApiError::NotPulled(s("nope")), 404, "model \"nope\" not found, try pulling it first"),
+            (ApiError::InvalidInput, 400, "invalid input type"),
+            (ApiError::InputTooLong, 400, "the input length exceeds the context length"),
+            (ApiError::NothingLeft, 400, "input after truncation exceeds maximum context length"),
+            (ApiError::NotFinite, 400, "embedding contains NaN or Inf values"),
             (ApiError::Unable(s("\"x\""), "chat"), 400, "\"x\" does not support chat"),
             (ApiError::Unable(s("\"x\""), "generate"), 400, "\"x\" does not support generate"),
             (ApiError::Unable(s("\"x\""), "thinking"), 400, "\"x\" does not support thinking"),

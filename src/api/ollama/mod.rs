@@ -10,11 +10,13 @@ pub mod change;
 pub mod copy;
 pub mod create;
 pub mod delete;
+pub mod embed;
 pub mod engine;
 pub mod error;
 pub mod format;
 pub mod images;
 pub mod inference;
+pub mod input;
 pub mod json;
 pub mod keep_alive;
 pub mod listing;
@@ -36,6 +38,7 @@ pub mod stream;
 pub mod think;
 pub mod tool_calls;
 pub mod types;
+pub mod vectors;
 
 /// The version that `/api/version` reports: a recent release of Ollama whose behaviour this follows. Clients compare it
 /// with the oldest they support, digit by digit (§13.1), so it must be a plain Ollama number; vllama's own version is

@@ -58,6 +58,7 @@ pub struct Options {
     repeat_last_n: Option<i64>,
     presence_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
+    num_ctx: Option<i64>,
     stop: Option<Vec<String>>,
 }
 
@@ -102,6 +103,7 @@ impl Options {
             repeat_last_n: self.repeat_last_n.or(defaults.repeat_last_n),
             presence_penalty: self.presence_penalty.or(defaults.presence_penalty),
             frequency_penalty: self.frequency_penalty.or(defaults.frequency_penalty),
+            num_ctx: self.num_ctx.or(defaults.num_ctx),
             stop: self.stop.or_else(|| defaults.stop.clone()),
         }
     }
@@ -134,10 +136,18 @@ impl Options {
             ("seed", Setting::Integer(value)) => self.seed = Some(value),
             ("num_predict", Setting::Integer(value)) => self.num_predict = Some(value),
             ("repeat_last_n", Setting::Integer(value)) => self.repeat_last_n = Some(value),
+            ("num_ctx", Setting::Integer(value)) => self.num_ctx = Some(value),
             ("stop", Setting::Strings(value)) => self.stop = Some(value),
-            // The rest belongs to llama.cpp; num_ctx is the engine's own and never reloads it (§13.14).
+            // The rest belongs to llama.cpp.
             _ => {}
         }
+    }
+
+    /// Longest text to embed, in tokens, where the request says one. To a chat it means nothing: the context is the
+    /// engine's own and never reloads it (§13.14).
+    #[must_use]
+    pub fn context_length(&self) -> Option<u64> {
+        self.num_ctx.and_then(|length| u64::try_from(length).ok()).filter(|length| *length > 0)
     }
 
     /// What the engine is told. A value comes from the request; else the checkpoint's own default holds, which the

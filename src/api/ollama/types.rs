@@ -108,6 +108,38 @@ object! {
 }
 
 object! {
+    /// `POST /api/embed`.
+    pub struct EmbedRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// A text, or a list of texts; without one this is a request to load.
+        pub input: Option<&'a RawValue>,
+        /// Whether a text that is too long loses its end; absent is true.
+        pub truncate: Option<bool>,
+        /// Length the vectors are cut to; 0 is their own.
+        pub dimensions: i64,
+        /// How long the model stays loaded.
+        pub keep_alive: Option<&'a RawValue>,
+        /// Of these `num_ctx` counts.
+        pub options: Option<&'a RawValue>,
+    }
+}
+
+object! {
+    /// `POST /api/embeddings`, the older way to embed one text.
+    pub struct EmbeddingsRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// The text; without one this is a request to load.
+        pub prompt: Text<'a>,
+        /// How long the model stays loaded.
+        pub keep_alive: Option<&'a RawValue>,
+        /// Of these `num_ctx` counts.
+        pub options: Option<&'a RawValue>,
+    }
+}
+
+object! {
     /// `POST /api/show`.
     pub struct ShowRequest<'a> {
         /// Name of the model.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Answer, Client, Request};
-use super::{model, processes};
+use super::{embedder, model, processes};
 
 /// Longest wait for any state. Far above what is normal, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -126,6 +126,13 @@ impl Vllama {
         ];
         let arguments = ["serve", model::NAME, "--json"].map(str::to_owned).to_vec();
         Builder { arguments, environment, directory: Arc::new(directory), mark, start_limit: PATIENCE }
+    }
+
+    /// A vllama with a tiny embedding model, which is the one it serves, and the fake engine with MiniLM's context.
+    pub fn with_fake_embedder() -> Builder {
+        let builder = Self::with_fake().env("FAKE_VLLM_MAX_MODEL_LEN", "256");
+        embedder::install(&builder.path().join("models"));
+        builder.arguments(&["serve", embedder::NAME, "--json"])
     }
 
     /// A vllama with the real engine of the virtual environment `venv`, a model store that holds the default model, and
