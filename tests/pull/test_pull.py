@@ -143,6 +143,23 @@ class Vllama:
         """Bytes of files on their way."""
         return sum(path.stat().st_size for path in (self.directory / "models/.downloads").glob("*/*/partial/*"))
 
+    def kept(self, names):
+        """Bytes of these files that are on the disk for a pull to go on with."""
+        downloads = self.directory / "models/.downloads"
+        sizes = dict.fromkeys(names, 0)
+        for name in names:
+            partial = hashlib.sha256(name.encode()).hexdigest()[:32]
+            for path in (*downloads.glob(f"*/*/files/{name}"), *downloads.glob(f"*/*/partial/{partial}")):
+                try:
+                    sizes[name] = max(sizes[name], path.stat().st_size)
+                except FileNotFoundError:
+                    pass  # it is complete just now
+        return sizes
+
+    def staged(self):
+        """Files of models that are being built."""
+        return list((self.directory / "models/.staging").glob("*/*.safetensors"))
+
     def scripts(self):
         """Downloads at work below this vllama or left behind by it."""
         found = []
@@ -338,35 +355,51 @@ class Pull(unittest.TestCase):
         self.assertEqual(vllama.scripts(), [])
 
     def test_after_a_kill_at_any_point_a_pull_goes_on_and_nothing_torn_is_seen(self):
-        files = checkpoints.sharded(3_000_000, shards=3)
-        self.hub.add("org/name", files, bytes_per_second=4_000_000)
+        files = checkpoints.sharded(12_000_000, shards=3)
+        self.hub.add("org/name", files, bytes_per_second=8_000_000)
         shards = [name for name in files if name.startswith("model-")]
         total = sum(len(files[name]) for name in shards)
         vllama = self.vllama()
-        sent, kills, installed = 0, 0, False
-        while not installed:
+        # Spread over the download, then when all is there, then in the middle of the installation.
+        points = [lambda goal=total * part // 16: sum(vllama.kept(shards).values()) >= goal for part in range(16)]
+        points += [lambda: sum(vllama.kept(shards).values()) == total, lambda: any(vllama.staged())]
+        kept, kills = dict.fromkeys(shards, 0), 0
+        for point in points:
             self.hub.forget()
-            target = min(total // 20, 150_000) if kills < 18 else total
             thread = threading.Thread(target=self.swallow, args=(vllama.pull, "org/name"), daemon=True)
             thread.start()
-            # Ever further into it, beyond the last byte too; the last points are those of the installation.
-            eventually("the download is there", lambda: self.hub.sent_bytes(".safetensors") >= target or not thread.is_alive() or any(vllama.checkpoint()))
+            eventually("the download is there", lambda: point() or any(vllama.checkpoint()))
             vllama.kill()
             thread.join(PATIENCE)
-            kills += 1
-            sent += self.hub.sent_bytes(".safetensors")
             eventually("the script has ended", lambda: not vllama.scripts())
+            self.assert_went_on(files, kept)
+            before, kept = kept, vllama.kept(shards)
+            if any(vllama.checkpoint()):
+                break  # it was quicker than the last point
+            self.assertTrue(all(kept[name] >= before[name] for name in shards), "nothing is lost that was on the disk")
+            kills += 1
             vllama.start()
-            installed = "org/name:latest" in vllama.names()
-            for path in vllama.checkpoint(shards[0]) if installed else []:
-                self.assertEqual(path.read_bytes(), files[shards[0]])
-            self.assertLess(kills, 60)
-        self.assertGreaterEqual(kills, 10)
-        # What a kill costs: what was on its way, in the sockets and in the step that was not yet written, of each file.
-        self.assertLess(sent, total * 3)
-        self.assertEqual(vllama.pull("org/name")[-1], {"status": "success"})
+            self.assertEqual(vllama.names(), {})
+        else:
+            self.hub.forget()
+            self.assertEqual(vllama.pull("org/name")[-1], {"status": "success"})
+            self.assert_went_on(files, kept)
+            vllama.kill()
+        self.assertGreaterEqual(kills, 16)
+        vllama.start()
+        self.assertEqual(list(vllama.names()), ["org/name:latest"])
         for name in shards:
             self.assertEqual([path.read_bytes() for path in vllama.checkpoint(name)], [files[name]])
+        self.assertEqual(vllama.staged(), [])
+
+    def assert_went_on(self, files, kept):
+        """Every shard was asked for from where it was, or not at all when it was whole."""
+        for name, size in kept.items():
+            ranges = [bytes_range for _, _, bytes_range in self.hub.asked(f"/store/.*/{name}$")]
+            if size == len(files[name]):
+                self.assertEqual(ranges, [])
+            elif ranges:
+                self.assertEqual(ranges[0], f"bytes={size}-" if size else None)
 
     def swallow(self, act, *arguments):
         """A client of a server that is killed."""
