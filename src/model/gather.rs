@@ -7,12 +7,15 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use super::digest::Sha256Digest;
+use super::directory::{Directory, DirectoryError};
 use super::python::{IMPORT_GGUF, Python};
-use super::{Card, Source, Staging, Store, safetensors};
+use super::{Source, Staging, Store, safetensors};
 use crate::init::Exit;
 
 /// What vLLM reads of a checkpoint, by the ends of file names. All else, code above all, is left out.
 pub(super) const READ: [&str; 6] = [".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"];
+/// Its head names the licence.
+const README: &str = "README.md";
 /// Deepest path inside a checkpoint, in parts.
 const DEPTH: usize = 4;
 /// First bytes of a GGUF file.
@@ -54,6 +57,16 @@ pub enum GatherError {
     /// The store cannot be written.
     #[error("{0}")]
     Store(#[from] io::Error),
+}
+
+impl From<DirectoryError> for GatherError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::File { source, .. } => Self::Store(source),
+            // Its paths are of no use to a client, and what to do is another thing here.
+            error => Self::Refused(format!("the files are no checkpoint vLLM can load: {error}")),
+        }
+    }
 }
 
 /// What the import script tells.
@@ -166,19 +179,23 @@ pub async fn import(
     }
 }
 
-/// Makes a checkpoint of the files of a Hugging Face directory.
+/// Makes a checkpoint of the files of a Hugging Face directory: what vLLM loads of them, if they are whole.
 ///
 /// # Errors
 /// [`GatherError`] when they are no whole checkpoint; nothing is left behind then.
 pub fn checkpoint(store: &Store, files: &Files) -> Result<(Staging, Source), GatherError> {
+    let uploaded = store.stage()?;
+    put(store, files, uploaded.directory())?;
+    let directory = Directory::read(uploaded.directory())?;
     let staging = store.stage()?;
-    put(store, files, staging.directory())?;
-    let tensors = whole(staging.directory())?;
-    Card::read(staging.directory(), 0)
-        .map_err(|error| GatherError::Refused(format!("the files are no checkpoint vLLM can load: {error}")))?;
-    let (parameters, dtype) = safetensors::summary(&tensors);
-    let quantization = quantization(staging.directory(), dtype);
-    Ok((staging, Source { format: "safetensors".into(), quantization, license: None, parameters }))
+    for file in directory.files() {
+        let target = staging.directory().join(file);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::rename(uploaded.directory().join(file), target)?;
+    }
+    Ok((staging, directory.source))
 }
 
 /// Makes a LoRA adapter of the files of one, as PEFT writes them.
@@ -208,12 +225,13 @@ pub fn adapter(store: &Store, files: &Files) -> Result<Staging, GatherError> {
     Ok(staging)
 }
 
-/// Puts the files vLLM reads under their names.
+/// Puts files under their names, without those in which there is nothing for anybody here.
 fn put(store: &Store, files: &Files, directory: &Path) -> Result<(), GatherError> {
     if files.is_empty() {
         return Err(GatherError::None);
     }
-    for (name, digest) in files.iter().filter(|(name, _)| READ.iter().any(|end| name.ends_with(end))) {
+    for (name, digest) in files.iter().filter(|(name, _)| name == README || READ.iter().any(|end| name.ends_with(end)))
+    {
         if !is_inside(name) {
             return Err(GatherError::Refused(format!("{name:?} is no file name inside a model")));
         }
@@ -305,9 +323,14 @@ mod tests {
         let (root, store) = store();
         let weights = upload(&store, &safetensors::tests::file()).await;
         let config = upload(&store, br#"{"architectures":["LlamaForCausalLM"],"model_type":"llama"}"#).await;
-        let files: Files = [("model.safetensors", &weights), ("config.json", &config), ("evil.py", &config)]
-            .map(|(name, digest)| (name.to_owned(), digest.clone()))
-            .into();
+        let files: Files = [
+            ("model.safetensors", &weights),
+            ("config.json", &config),
+            ("tokenizer.json", &config),
+            ("evil.py", &config),
+        ]
+        .map(|(name, digest)| (name.to_owned(), digest.clone()))
+        .into();
         let (staging, source) = checkpoint(&store, &files).expect("a checkpoint");
         assert_eq!((source.parameters, source.quantization.as_str()), (6, "BF16"));
         assert!(staging.directory().join("config.json").is_file() && !staging.directory().join("evil.py").exists());

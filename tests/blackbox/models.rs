@@ -163,7 +163,7 @@ async fn deleting_a_model_in_use_waits_for_its_requests() {
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert_eq!(vllama.answered(&["/api/chat", "/api/delete"], 2).await, ["/api/chat", "/api/delete"]);
     assert!(vllama.names().await.is_empty());
-    vllama.engine_state("stopped").await;
+    assert_eq!(vllama.generations(), [] as [std::path::PathBuf; 0], "its engine went first");
 }
 
 #[tokio::test]
@@ -178,7 +178,8 @@ async fn replacing_a_model_in_use_waits_only_when_its_weights_go() {
     vllama.engine_runs(1).await;
     let over = json!({"model": "SmolLM2:135M", "from": "smollm2:135m", "system": "Be kind."});
     assert_eq!(statuses(&vllama.create(&over).await).last().map(String::as_str), Some("success"));
-    assert_eq!(vllama.show("smollm2:135m").await["system"], "Be kind.");
+    let shown = vllama.show("smollm2:135m").await;
+    assert_eq!((&shown["system"], &shown["details"]["parent_model"]), (&json!("Be kind."), &json!("")));
     assert_eq!(vllama.names().await, ["smollm2:135m"], "it keeps the spelling of its name");
     let digest = vllama.upload(b"GGUFweights").await;
     let made = vllama.create(&json!({"model": "smollm2:135m", "files": {"m.gguf": digest}})).await;
@@ -362,7 +363,7 @@ async fn the_files_of_a_checkpoint_become_a_model_with_an_adapter() {
     let lora = vllama.upload(br#"{"peft_type":"LORA","r":8}"#).await;
     let made = vllama
         .create(&json!({
-            "model": "mine:1b", "files": {"model.safetensors": weights, "config.json": config, "evil.py": config},
+            "model": "mine:1b", "files": {"model.safetensors": weights, "config.json": config, "tokenizer.json": config, "evil.py": config},
             "adapters": {"adapter_model.safetensors": weights, "adapter_config.json": lora},
         }))
         .await;
@@ -378,10 +379,18 @@ async fn the_files_of_a_checkpoint_become_a_model_with_an_adapter() {
     assert_eq!(shown["tensors"], json!([{"name": "w", "type": "BF16", "shape": [2, 3]}]));
     assert_eq!(shown["model_info"]["qwen2.embedding_length"], 3);
     assert!(shown["modelfile"].as_str().is_some_and(|text| text.contains("\nADAPTER /")), "{shown}");
+    let child = vllama.create(&json!({"model": "child", "from": "mine:1b", "system": "Be kind."})).await;
+    let new = statuses(&child).iter().filter(|status| status.starts_with("creating new layer")).count();
+    assert_eq!(new, 1, "checkpoint and adapter are inherited: {}", child.text());
     let torn = vllama.upload(&safetensors()[..60]).await;
-    let refused = vllama.create(&json!({"model": "t", "files": {"m.safetensors": torn, "config.json": config}})).await;
+    let refused = vllama
+        .create(
+            &json!({"model": "t", "files": {"m.safetensors": torn, "config.json": config, "tokenizer.json": config}}),
+        )
+        .await;
     assert!(refused.text().contains("no whole safetensors file"), "{}", refused.text());
-    assert_eq!(vllama.names().await, ["mine:1b", "smollm2:135m"]);
+    assert_eq!(vllama.names().await, ["child:latest", "mine:1b", "smollm2:135m"]);
+    assert_eq!(std::fs::read_dir(vllama.path("models").join(".adapters")).expect("read").count(), 1);
 }
 
 #[tokio::test]

@@ -33,7 +33,11 @@ pub async fn create(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
 async fn carry_out(app: Arc<App>, order: Order, teller: Teller) -> Result<(), ApiError> {
     let (checkpoint, inherited) = if let Some(from) = &order.from {
         let model = base(&app, from, &teller).await?;
-        let inherited = Overlay { parent: model.name.display(), ..model.overlay().clone() };
+        let mut inherited = model.overlay().clone();
+        // A model that is changed in its place stays the child of whose child it was.
+        if model.name != order.name {
+            inherited.parent = model.name.display();
+        }
         (Checkpoint::Of(model), inherited)
     } else if let Some(files) = &order.files {
         (gathered(&app, files, &teller).await?, Overlay::default())
@@ -54,10 +58,11 @@ async fn carry_out(app: Arc<App>, order: Order, teller: Teller) -> Result<(), Ap
     }
     let layers = layers(&overlay);
     let store = app.store.clone();
-    let known: Vec<Sha256Digest> = match &checkpoint {
-        Checkpoint::Of(model) => model.manifest.checkpoint.iter().cloned().chain(self::layers(&inherited)).collect(),
-        Checkpoint::Built(..) => Vec::new(),
-    };
+    let mut known = self::layers(&inherited);
+    known.extend(inherited.adapter.map(|adapter| adapter.digest));
+    if let Checkpoint::Of(model) = &checkpoint {
+        known.extend(model.manifest.checkpoint.clone());
+    }
     let prepared = blocking(move || store.prepare(Draft { checkpoint, overlay, adapter })).await?;
     for layer in prepared.parts().chain(layers) {
         let verb = if known.contains(&layer) { "using existing layer" } else { "creating new layer" };

@@ -9,7 +9,7 @@
 //! - `.adapters/<sha256>/`: LoRA adapters, likewise.
 //! - `.blobs/`: uploaded files that a create may name. `.staging/`: what is being built. `.lock`, `.locks/`: locks.
 //!
-//! Finding a known name touches no disk, and nothing but an installation reads weights.
+//! Finding a known name looks at the date of one file, and nothing but an installation reads weights.
 
 mod blobs;
 mod change;
@@ -137,20 +137,25 @@ impl Store {
         list
     }
 
-    /// The installed model of that name; looks at the disk only for a name not seen before.
+    /// The installed model of that name. Reads it only when its manifest is another than the one last seen: another
+    /// vllama may have replaced it.
     #[must_use]
     pub fn find(&self, name: &ModelName) -> Option<Arc<Installed>> {
-        if let Some(known) = self.known().get(name) {
+        let inner = &self.inner;
+        let before = self.known().get(name).cloned();
+        if let Some(known) = before.as_ref().filter(|known| inner.is_current(name, known)) {
             return Some(known.model.clone());
         }
-        let inner = &self.inner;
-        let known = match inner.read(&inner.upper.manifest(name)) {
-            Ok(Some(known)) => known,
-            Ok(None) => return None,
-            Err(_) => inner.base.as_ref()?.models.get(name)?.clone(),
+        let found = match inner.read(&inner.upper.manifest(name)) {
+            Ok(found) => found,
+            Err(_) => inner.base.as_ref().and_then(|base| base.models.get(name).cloned()),
         };
-        self.learn(|models| _ = models.insert(name.clone(), known.clone()));
-        Some(known.model)
+        match &found {
+            Some(known) => self.learn(|models| _ = models.insert(name.clone(), known.clone())),
+            None if before.is_some() => self.learn(|models| _ = models.remove(name)),
+            None => {}
+        }
+        found.map(|known| known.model)
     }
 
     /// Whether a model of another name needs the engine of this one.
@@ -248,6 +253,12 @@ impl Inner {
             }
         }
         Ok(models)
+    }
+
+    /// Whether a name still stands for what it stood for when it was read.
+    fn is_current(&self, name: &ModelName, known: &Known) -> bool {
+        let unchanged = layer::stamp(&known.file).is_ok_and(|stamp| stamp == known.stamp);
+        unchanged && (known.file.starts_with(&self.upper.root) || !self.upper.manifest(name).exists())
     }
 
     /// Reads a manifest of the upper layer, and the checkpoint it stands on; `None` for a whiteout.

@@ -80,8 +80,10 @@ fn a_model_installed_or_deleted_by_another_vllama_appears_and_goes_without_a_res
     install(&other, "a", "w").expect("installed");
     assert!(store.find(&name("a")).is_some());
     assert_eq!(names(&store), ["a:latest"]);
+    let replaced = install(&other, "a", "another").expect("installed again");
+    assert_eq!(store.find(&name("a")).expect("found").manifest, replaced.manifest);
     assert!(other.remove(&name("a")).expect("removed"));
-    assert!(store.list().is_empty() && store.find(&name("a")).is_none());
+    assert!(store.find(&name("a")).is_none() && store.list().is_empty());
 }
 
 #[test]
@@ -233,7 +235,10 @@ fn the_upper_layer_hides_the_base_and_a_deleted_base_model_stays_deleted() {
         let other = store.find(&name("other")).expect("found");
         assert!(other.directory.starts_with(root.path()));
     }
-    let store = layered();
+    let (store, another) = (layered(), layered());
+    assert!(another.find(&name("old")).is_some());
+    assert!(store.remove(&name("old")).expect("removed"));
+    assert!(another.find(&name("old")).is_none(), "another vllama sees it as well");
     assert!(store.remove(&name("other")).expect("removed"));
     assert!(store.find(&name("other")).is_none(), "the one below does not come back");
     install(&store, "baked", "anew").expect("installed over the whiteout");

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,11 @@ struct Running {
 }
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+struct Lines {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Whether the stream has ended and all of it is there.
+    ended: Arc<AtomicBool>,
+}
 
 impl Lines {
     fn read(stream: impl Read + Send + 'static) -> Self {
@@ -91,15 +96,16 @@ impl Lines {
             let mut line = Vec::new();
             while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                written.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                written.lines.lock().unwrap_or_else(PoisonError::into_inner).push(text);
                 line.clear();
             }
+            written.ended.store(true, Ordering::Release);
         });
         lines
     }
 
     fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -446,6 +452,8 @@ impl Builder {
         let mut process = self.spawn();
         let status = eventually("vllama ends", async || process.child.try_wait().expect("the state of a child")).await;
         end(&mut process.child, &self.mark);
+        let said = async || process.stderr.ended.load(Ordering::Acquire).then_some(());
+        eventually("all it said has been read", said).await;
         Ended { status, stderr: process.stderr.all().join("\n") }
     }
 
