@@ -232,6 +232,13 @@ class Pull(unittest.TestCase):
         self.assertEqual(vllama.pull("qwen2.5:7b-instruct-q4_K_M", stream=False), [{"status": "success"}])
         self.assertEqual(list(vllama.names()), ["qwen2.5:7b-instruct-q4_K_M"])
 
+    def test_a_tag_of_a_hub_name_is_a_revision(self):
+        self.hub.add("org/name", checkpoints.plain(), revisions=("v1.0",))
+        vllama = self.vllama()
+        self.assertIn("file does not exist", vllama.pull("hf.co/org/name")[-1]["error"])
+        self.assertEqual(vllama.pull("hf.co/org/name:v1.0")[-1], {"status": "success"})
+        self.assertEqual(list(vllama.names()), ["hf.co/org/name:v1.0"])
+
     def test_unknown_names_are_told_in_ollamas_words(self):
         vllama = self.vllama()
         missing = {"error": "pull model manifest: file does not exist"}
