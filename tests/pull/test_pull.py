@@ -224,7 +224,7 @@ class Pull(unittest.TestCase):
         connection.close()
         self.assertEqual(shown["license"], "You may.\n")
         self.assertEqual(shown["model_info"]["general.parameter_count"], 200 + 150_000)
-        self.assertEqual(list((self.directory / "models/.downloads").iterdir()), [])
+        eventually("nothing is left of the download", lambda: not list((self.directory / "models/.downloads").iterdir()))
 
     def test_names_of_ollamas_library_lead_to_the_hub(self):
         self.hub.add("Qwen/Qwen2.5-7B-Instruct-AWQ", checkpoints.plain())
