@@ -14,12 +14,13 @@ use tokio::sync::{mpsc, watch};
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::api::App;
-use crate::api::ollama::keep_alive;
+use crate::api::ollama::{change, keep_alive};
 use crate::config::Config;
 use crate::engine::{Engine, State, Status};
 use crate::gpu;
 use crate::init::{Init, Signal, Spawner};
 use crate::model::plan::{Plan, Wishes};
+use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
 use crate::scheduler::{self, KeepAlive, Scheduler};
@@ -135,10 +136,13 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let scheduler = scheduler(&config, &model, keep_alive, &spawner);
     let gpus = watch_gpus(&config, spawner.clone());
     let python = Python::beside(&config.engine, &config.environment, spawner);
+    let publish = change::publisher(store.clone(), scheduler.clone());
+    let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
         python,
+        pulls: pulls.clone(),
         default_model: model.name.clone(),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         started: begun,
@@ -165,6 +169,8 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         "stopping: running requests have {} s to finish (a second signal ends them at once)",
         drain.as_secs()
     ));
+    // Nobody waits for gigabytes; what has come is there when vllama is back.
+    pulls.close().await;
     stop(&scheduler, &phase, server, drain, &mut signals).await;
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");

@@ -19,5 +19,6 @@ mod loading;
 mod logs;
 mod many;
 mod models;
+mod pulls;
 mod shape;
 mod transcripts;
