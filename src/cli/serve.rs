@@ -184,7 +184,11 @@ fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
 }
 
 fn scheduler(config: &Config, model: &Arc<Installed>, keep_alive: KeepAlive, spawner: &Spawner) -> Scheduler {
-    let wishes = Wishes { extra_arguments: config.engine_arguments.clone(), cpu_cache_gib: config.cpu_cache_gib };
+    let wishes = Wishes {
+        extra_arguments: config.engine_arguments.clone(),
+        cpu_cache_gib: config.cpu_cache_gib,
+        ..Wishes::default()
+    };
     let plan = Plan::new(model, &preflight::hardware(), &wishes);
     let settings = crate::engine::Settings {
         directory: config.run.join(run_directory::engine(&model.name)),

@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod name;
+pub mod parsers;
 pub mod plan;
 pub mod python;
 pub mod store;

@@ -78,7 +78,7 @@ fn enough(hardware: &Hardware, shared_memory: u64) -> Result<(), Problem> {
 /// What this machine has, as a plan asks for it.
 pub(super) fn hardware() -> Hardware {
     let Host { nvidia, bfloat16, memory_available } = Host::read();
-    Hardware { nvidia, bfloat16, memory_available }
+    Hardware { nvidia, bfloat16, memory_available, gpus: Vec::new() }
 }
 
 /// The installation engines are started from.
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_and_too_little_shared_memory_say_what_to_do() {
-        let cpu = |memory_available| Hardware { nvidia: false, bfloat16: false, memory_available };
+        let cpu = |memory_available| Hardware { memory_available, ..Hardware::default() };
         assert!(enough(&cpu(PLENTY), PLENTY).is_ok());
         let memory = enough(&cpu(1 << 30), PLENTY).expect_err("too little").to_string();
         assert!(memory.contains("1.0 GiB are free") && memory.contains("--memory"), "{memory}");
@@ -126,6 +126,6 @@ mod tests {
 
     #[test]
     fn an_engine_on_a_gpu_needs_little_of_either() {
-        assert!(enough(&Hardware { nvidia: true, bfloat16: false, memory_available: 1 }, 1).is_ok());
+        assert!(enough(&Hardware { nvidia: true, memory_available: 1, ..Hardware::default() }, 1).is_ok());
     }
 }

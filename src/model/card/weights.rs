@@ -1,0 +1,196 @@
+//! What a checkpoint's weight files hold, from their headers: the sizes of those that vLLM loads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{CardError, Format, files};
+
+/// Largest header of a weight file that is read, in bytes; the format's own limit.
+const HEADER_LIMIT: u64 = 100_000_000;
+
+/// What the weight files hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// Bytes of all tensors, the draft layers' among them.
+    pub bytes: u64,
+    /// Bytes of the layers that guess the tokens after the next one.
+    pub draft_bytes: u64,
+    /// Numbers in all tensors, draft layers apart. A packed number counts as what it is stored in.
+    pub values: u64,
+    /// Numbers in tensors of 16 or 32 bits that vLLM converts to the type it computes in.
+    pub floats: u64,
+    /// Bytes of those tensors.
+    pub float_bytes: u64,
+}
+
+impl Weights {
+    /// Bytes when every number vLLM converts takes `size` bytes, without the draft layers.
+    #[must_use]
+    pub fn served_bytes(&self, size: u64) -> u64 {
+        let packed = self.bytes.saturating_sub(self.draft_bytes).saturating_sub(self.float_bytes);
+        packed.saturating_add(self.floats.saturating_mul(size))
+    }
+}
+
+/// Reads the headers of the files that vLLM would load; `layers` is the number of the model's own layers.
+pub(super) fn read(directory: &Path, format: Format, layers: u64) -> Result<Weights, CardError> {
+    let mut weights = Weights::default();
+    for file in loaded(directory, format)? {
+        let opened =
+            fs::File::open(directory.join(&file)).map_err(|source| CardError::File { file: file.clone(), source })?;
+        add_header(opened, layers, &mut weights).map_err(|error| files::invalid(&file, error))?;
+    }
+    Ok(weights)
+}
+
+/// The names of the weight files that vLLM loads: those of the index, and of two sets of the same weights one.
+fn loaded(directory: &Path, format: Format) -> Result<BTreeSet<String>, CardError> {
+    let listed = fs::read_dir(directory).map_err(|source| CardError::File { file: ".".into(), source })?;
+    let present: BTreeSet<String> = listed
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".safetensors") && !name.starts_with("adapter_"))
+        .collect();
+    let consolidated = |name: &&String| name.starts_with("consolidated");
+    if format == Format::Mistral {
+        let theirs: BTreeSet<_> = present.iter().filter(consolidated).cloned().collect();
+        return Ok(if theirs.is_empty() { present } else { theirs });
+    }
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    if let Some(index) = files::json::<Index>(directory, "model.safetensors.index.json")? {
+        let named: BTreeSet<String> = index.weight_map.into_values().collect();
+        return Ok(present.intersection(&named).cloned().collect());
+    }
+    let ours: BTreeSet<_> = present.iter().filter(|name| !consolidated(name)).cloned().collect();
+    Ok(if ours.is_empty() { present } else { ours })
+}
+
+fn add_header(
+    mut file: fs::File,
+    layers: u64,
+    weights: &mut Weights,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > HEADER_LIMIT {
+        return Err(format!("its header is said to have {length} bytes; it is no safetensors file").into());
+    }
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file.take(length)));
+    json.deserialize_map(Sum { layers, weights })?;
+    Ok(())
+}
+
+/// One tensor's entry in a header.
+#[derive(Deserialize)]
+struct Tensor {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// Adds a header's tensors up while it is read.
+struct Sum<'a> {
+    layers: u64,
+    weights: &'a mut Weights,
+}
+
+impl<'de> Visitor<'de> for Sum<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a header of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let tensor: Tensor = map.next_value()?;
+            let bytes = tensor.data_offsets.1.saturating_sub(tensor.data_offsets.0);
+            let values = tensor.shape.iter().fold(1_u64, |product, side| product.saturating_mul(*side));
+            let weights = &mut *self.weights;
+            weights.bytes = weights.bytes.saturating_add(bytes);
+            if is_draft(&name, self.layers) {
+                weights.draft_bytes = weights.draft_bytes.saturating_add(bytes);
+                continue;
+            }
+            weights.values = weights.values.saturating_add(values);
+            if matches!(tensor.dtype.as_str(), "BF16" | "F16" | "F32") {
+                weights.floats = weights.floats.saturating_add(values);
+                weights.float_bytes = weights.float_bytes.saturating_add(bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a tensor belongs to the layers that guess the tokens after the next one: they lie in a part of their own or
+/// behind the model's last layer.
+fn is_draft(name: &str, layers: u64) -> bool {
+    if name.starts_with("mtp.") || name.contains(".mtp.") || name.contains("mtp_layers.") {
+        return true;
+    }
+    let Some((_, rest)) = name.split_once("model.layers.") else { return false };
+    let number = rest.split('.').next().and_then(|number| number.parse::<u64>().ok());
+    layers > 0 && number.is_some_and(|number| number >= layers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(directory: &Path, name: &str, header: &str) {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        fs::write(directory.join(name), bytes).expect("written");
+    }
+
+    #[test]
+    fn the_files_of_the_index_are_summed_up_and_draft_layers_told_apart() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = directory.path();
+        write(
+            place,
+            "model-1.safetensors",
+            r#"{"__metadata__":{"format":"pt"},"model.layers.0.w":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},
+                "model.layers.0.q":{"dtype":"I32","shape":[5],"data_offsets":[12,32]},
+                "model.layers.2.w":{"dtype":"BF16","shape":[4],"data_offsets":[32,40]}}"#,
+        );
+        write(place, "other.safetensors", r#"{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}"#);
+        let index = r#"{"weight_map":{"model.layers.0.w":"model-1.safetensors"}}"#;
+        fs::write(place.join("model.safetensors.index.json"), index).expect("written");
+        let weights = read(place, Format::HuggingFace, 2).expect("weights");
+        assert_eq!(weights, Weights { bytes: 40, draft_bytes: 8, values: 11, floats: 6, float_bytes: 12 });
+        assert_eq!(weights.served_bytes(4), 20 + 24);
+    }
+
+    #[test]
+    fn of_two_sets_of_the_same_weights_one_counts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = directory.path();
+        write(place, "model.safetensors", r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}"#);
+        write(place, "consolidated.safetensors", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#);
+        assert_eq!(read(place, Format::HuggingFace, 0).expect("weights").bytes, 2);
+        assert_eq!(read(place, Format::Mistral, 0).expect("weights").bytes, 4);
+    }
+
+    #[test]
+    fn a_file_that_is_no_weight_file_is_refused_and_not_read_whole() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("model.safetensors"), [0xff; 64]).expect("written");
+        let error = read(directory.path(), Format::HuggingFace, 0).expect_err("no header").to_string();
+        assert!(error.contains("model.safetensors") && error.contains("no safetensors file"), "{error}");
+    }
+}
