@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use super::planning;
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::api::App;
@@ -19,7 +20,7 @@ use crate::config::Config;
 use crate::engine::{Engine, State, Status};
 use crate::gpu;
 use crate::init::{Init, Signal, Spawner};
-use crate::model::plan::{Plan, Wishes};
+use crate::model::plan::Plan;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
 use crate::scheduler::{self, KeepAlive, Scheduler};
@@ -57,7 +58,13 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
-    let keep_alive = match &config.keep_alive {
+    let store = Store::open(&config.models).map_err(|error| {
+        let what = format!("cannot read the model store {}", config.models.display());
+        Problem::new(what, error, "choose a directory you may write with --models-dir")
+    })?;
+    let model = preflight::model(&store, &config)?;
+    let own = config.model_settings(&model.name).and_then(|settings| settings.keep_alive.as_ref());
+    let keep_alive = match own.or(config.keep_alive.as_ref()) {
         None => KeepAlive::Forever,
         Some(text) => keep_alive::parse_setting(text).map_err(|error| {
             Problem::new(
@@ -67,11 +74,6 @@ fn start(config: Config) -> Result<i32, Problem> {
             )
         })?,
     };
-    let store = Store::open(&config.models).map_err(|error| {
-        let what = format!("cannot read the model store {}", config.models.display());
-        Problem::new(what, error, "choose a directory you may write with --models-dir")
-    })?;
-    let model = preflight::model(&store, &config)?;
     preflight::engine(&config)?;
     let run_lock = run_directory::lock(&config.run)?;
     let listener = listen(&config)?;
@@ -131,8 +133,12 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         }
     };
     let name = model.manifest.name.clone();
-    let scheduler = scheduler(&config, &model, keep_alive, &spawner);
     let gpus = watch_gpus(&config, spawner.clone());
+    let plan = match plan(&config, &model, gpus.clone()).await {
+        Ok(plan) => plan,
+        Err(problem) => return problem.tell(),
+    };
+    let scheduler = scheduler(&config, &model, plan, keep_alive, &spawner);
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
@@ -179,17 +185,31 @@ fn log_format(config: &Config) -> Format {
 
 fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
     let environment = config.environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let watch = gpu::Watch::start(spawner, preflight::gpu_helper(config), environment, gpu::Pace::default());
+    let watch = gpu::Watch::start(spawner, planning::gpu_helper(config), environment, gpu::Pace::default());
     watch.inspect_err(|error| tracing::warn!(%error, "the GPUs are not watched")).ok()
 }
 
-fn scheduler(config: &Config, model: &Arc<Installed>, keep_alive: KeepAlive, spawner: &Spawner) -> Scheduler {
-    let wishes = Wishes {
-        extra_arguments: config.engine_arguments.clone(),
-        cpu_cache_gib: config.cpu_cache_gib,
-        ..Wishes::default()
-    };
-    let plan = Plan::new(model, &preflight::hardware(), &wishes);
+/// How the model is served here; a problem where the estimate says that it cannot be.
+async fn plan(config: &Config, model: &Arc<Installed>, gpus: Option<gpu::Watch>) -> Result<Plan, Problem> {
+    let asked = config.clone();
+    // Waits for the driver.
+    let hardware = tokio::task::spawn_blocking(move || planning::hardware(&asked, gpus.as_ref())).await;
+    let hardware =
+        hardware.map_err(|error| Problem::new("cannot look at this machine", error, "please report this"))?;
+    let plan = Plan::new(model, &hardware, &planning::wishes(config, &model.name));
+    match &plan.refusal {
+        None => Ok(plan),
+        Some(refusal) => Err(Problem::new(refusal.what.clone(), &refusal.why, refusal.fix.clone())),
+    }
+}
+
+fn scheduler(
+    config: &Config,
+    model: &Arc<Installed>,
+    plan: Plan,
+    keep_alive: KeepAlive,
+    spawner: &Spawner,
+) -> Scheduler {
     let settings = crate::engine::Settings {
         directory: config.run.join(run_directory::engine(&model.name)),
         log: config.state.join("vllm.log"),

@@ -1,7 +1,7 @@
 //! What the machine has, as far as a plan depends on it.
 
 /// What the machine has. Read once, before any engine runs: a plan made twice must be the same plan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Hardware {
     /// Whether an NVIDIA driver is there.
     pub nvidia: bool,
@@ -14,7 +14,7 @@ pub struct Hardware {
 }
 
 /// One GPU.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Gpu {
     /// What it is sold as; empty where the driver does not tell.
     pub name: String,

@@ -67,7 +67,7 @@ pub struct Checkpoint<'a> {
 }
 
 /// All choices for one engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// Directory of the checkpoint.
     pub checkpoint: PathBuf,
