@@ -43,9 +43,9 @@ pub fn command(plan: &Plan, installation: &Installation, place: &Path) -> Comman
         "--served-model-name".to_owned(),
         plan.served_name.clone(),
     ];
-    for Choice { name, value, .. } in &plan.flags {
+    for Choice { name, value, more, .. } in &plan.flags {
         arguments.push((*name).to_owned());
-        arguments.extend(value.clone());
+        arguments.extend(value.iter().chain(more).cloned());
     }
     arguments.extend(plan.extra_arguments.iter().cloned());
 
@@ -109,10 +109,10 @@ mod tests {
             device,
             gpus: 0,
             flags: vec![
-                Choice { name: "--max-model-len", value: Some("auto".into()), reason: "".into() },
-                Choice { name: "--enforce-eager", value: None, reason: "".into() },
+                Choice { name: "--max-model-len", value: Some("auto".into()), more: vec![], reason: "".into() },
+                Choice { name: "--enforce-eager", value: None, more: vec![], reason: "".into() },
             ],
-            environment: vec![Choice { name: "NO_COLOR", value: Some("1".into()), reason: "".into() }],
+            environment: vec![Choice { name: "NO_COLOR", value: Some("1".into()), more: vec![], reason: "".into() }],
             extra_arguments: vec!["--seed".into(), "7".into()],
             left_out: Vec::new(),
             extra_environment: vec![("NCCL_DEBUG".into(), "WARN".into())],

@@ -75,7 +75,7 @@ const TOOL_SENTINELS: &[Rule] = &[
 
 /// By family, where the template takes tools and writes no mark that is known. Longer names stand before shorter ones.
 const TOOL_FAMILIES: &[Rule] = &[
-    rule("qwen3_xml", &["qwen3_5", "qwen3_next", "nemotron_h"], &[]),
+    rule("qwen3_xml", &["qwen3_5"], &[]),
     rule("hermes", &["qwen2", "qwen3"], &[]),
     rule("llama3_json", &["llama", "mllama"], &[]),
     rule("mistral", &["mistral", "mixtral", "ministral"], &[]),
@@ -112,20 +112,21 @@ const REASONING: &[Rule] = &[
     rule("deepseek_v4", &["deepseek_v4"], &["thinking"]),
     rule("deepseek_v3", &["deepseek_v3"], &["thinking", "</think>"]),
     rule("deepseek_r1", &["deepseek"], &["</think>"]),
-    rule("kimi_k3", &["kimi_k3"], &["think>"]),
-    rule("kimi_k2", &["kimi_k2"], &["think>"]),
-    rule("minimax_m3", &["minimax_m3"], &["think>"]),
-    rule("minimax_m2", &["minimax_m2"], &["think>"]),
-    rule("glm47", &["glm4_moe_lite", "glm_moe", "glm5"], &["think>"]),
-    rule("glm45", &["glm4_moe"], &["think>"]),
-    rule("nemotron_v3", &["nemotron"], &["think>"]),
+    rule("kimi_k3", &["kimi_k3"], &["</think>"]),
+    rule("kimi_k2", &["kimi_k2"], &["</think>"]),
+    rule("minimax_m3", &["minimax_m3"], &["</think>"]),
+    rule("minimax_m2", &["minimax_m2"], &["</think>"]),
+    rule("glm47", &["glm4_moe_lite", "glm_moe", "glm5"], &["</think>"]),
+    rule("glm45", &["glm4_moe"], &["</think>"]),
+    rule("nemotron_v3", &["nemotron"], &["</think>"]),
     rule("granite", &["granite"], &["Here is my thought process:"]),
-    rule("hunyuan_a13b", &["hunyuan_v1_moe"], &["think>"]),
-    rule("ernie45", &["ernie4_5"], &["think>"]),
-    rule("step3p5", &["step3p5"], &["think>"]),
-    rule("step3", &["step3"], &["think>"]),
-    rule("olmo3", &["olmo3"], &["think>"]),
-    rule("mimo", &["mimo"], &["think>"]),
+    rule("granite_thinking_parser", &["granite"], &["enable_thinking"]),
+    rule("hunyuan_a13b", &["hunyuan_v1_moe"], &["</think>"]),
+    rule("ernie45", &["ernie4_5"], &["</think>"]),
+    rule("step3p5", &["step3p5"], &["</think>"]),
+    rule("step3", &["step3"], &["</think>"]),
+    rule("olmo3", &["olmo3"], &["</think>"]),
+    rule("mimo", &["mimo"], &["</think>"]),
     rule("gemma4", &["gemma4"], &["enable_thinking"]),
     rule("qwen3", &[], &["enable_thinking"]),
     rule("deepseek_r1", &[], &["</think>"]),
@@ -154,6 +155,7 @@ const REASONING_NEEDS: &[(&str, &[&str])] = &[
     ("minimax_m2", &["<think>", "</think>"]),
     ("ernie45", &["<think>", "</think>"]),
     ("nemotron_v3", &["<think>", "</think>"]),
+    ("granite_thinking_parser", &["<think>", "</think>"]),
     ("step3", &["</think>"]),
     ("cohere_command3", &["<|START_THINKING|>", "<|END_THINKING|>"]),
     ("mistral", &["[THINK]", "[/THINK]"]),
@@ -177,13 +179,13 @@ pub fn tool(card: &Card) -> Verdict {
         return Verdict::None { reason: "the chat template takes no tools".into() };
     }
     if let Some(rule) = TOOL_SENTINELS.iter().find(|rule| rule.fits(card)) {
-        return checked(card, rule.parser, NEEDS, rule.why());
+        return checked(card, rule.parser, NEEDS, rule.why(card));
     }
     if card.response_template {
         return chosen("hf", "the tokenizer tells how answers are written (response_template)".into());
     }
     match TOOL_FAMILIES.iter().find(|rule| rule.fits(card)) {
-        Some(rule) => checked(card, rule.parser, NEEDS, rule.why()),
+        Some(rule) => checked(card, rule.parser, NEEDS, rule.why(card)),
         None => Verdict::None {
             reason: format!("the chat template takes tools, but no parser is known for the family {}", card.family)
                 .into(),
@@ -198,7 +200,7 @@ pub fn reasoning(card: &Card) -> Verdict {
         return Verdict::None { reason: "Mistral's own tokenizer tells nothing about thinking".into() };
     }
     if let Some(rule) = REASONING.iter().find(|rule| rule.fits(card)) {
-        return checked(card, rule.parser, REASONING_NEEDS, rule.why());
+        return checked(card, rule.parser, REASONING_NEEDS, rule.why(card));
     }
     if card.response_template {
         return chosen("hf", "the tokenizer tells how answers are written (response_template)".into());
@@ -212,17 +214,13 @@ impl Rule {
         family && self.texts.iter().all(|text| card.template_says(text))
     }
 
-    fn why(&self) -> String {
+    fn why(&self, card: &Card) -> String {
+        let family = format!("the model's family is {}", card.family);
+        let texts = format!("the chat template says {}", self.texts.join(" and "));
         match (self.families, self.texts) {
-            (_, []) => format!("the model is of the family {}", self.families.join(" or ")),
-            ([], texts) => format!("the chat template says {}", texts.join(" and ")),
-            (families, texts) => {
-                format!(
-                    "a model of the family {} whose chat template says {}",
-                    families.join(" or "),
-                    texts.join(" and ")
-                )
-            }
+            (_, []) => family,
+            ([], _) => texts,
+            _ => format!("{family} and {texts}"),
         }
     }
 }
@@ -241,5 +239,111 @@ fn checked(card: &Card, parser: &'static str, needs: &[(&str, &[&str])], why: St
             reason: format!("{why}, but its tokenizer lacks {token}, without which the parser {parser} does not start")
                 .into(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Names that vLLM 0.32 registers (`vllm serve --help=tool-call-parser`).
+    const TOOL_PARSERS: &str = "apertus cohere_command3 cohere_command4 deepseek_v3 deepseek_v31 deepseek_v32 deepseek_v4 \
+        deepseek_v41 dots ernie45 functiongemma gemma4 gigachat3 glm45 glm47 granite granite-20b-fc granite4 hermes hf \
+        hunyuan_a13b hy_v3 hy_v4 inkling internlm jamba k2_horizon kimi_k2 kimi_k3 lfm2 ling3 llama3_json llama4_json \
+        llama4_pythonic longcat mimo minicpm5 minimax_m2 minimax_m3 mistral muse_glimmer olmo3 openai phi4_mini_json \
+        plamo3 poolside_v1 pythonic qwen3_coder qwen3_json qwen3_xml seed_oss step3 step3p5 xlam";
+    const REASONING_PARSERS: &str = "cohere_command3 cohere_command4 deepseek_r1 deepseek_v3 deepseek_v4 deepseek_v41 \
+        ernie45 gemma4 glm45 glm47 granite granite_thinking_parser hf holo2 hunyuan_a13b hy_v3 hy_v4 inkling k2_horizon \
+        kimi_k2 kimi_k3 ling3 mimo minicpmv minimax_m2 minimax_m2_append_think minimax_m3 mistral muse_glimmer \
+        nemotron_v3 olmo3 openai_gptoss plamo3 poolside_v1 qwen3 seed_oss step3 step3p5";
+
+    fn card(family: &str, template: &str, tokens: Option<&[&str]>) -> Card {
+        Card {
+            family: family.into(),
+            chat_template: Some(template.into()),
+            tokens: tokens.map(|tokens| tokens.iter().map(|token| (*token).to_owned()).collect()),
+            ..Card::default()
+        }
+    }
+
+    fn name(verdict: &Verdict) -> &str {
+        match verdict {
+            Verdict::Chosen { parser, .. } => parser,
+            Verdict::None { .. } => "none",
+        }
+    }
+
+    #[test]
+    fn every_parser_in_the_tables_is_one_of_vllms() {
+        let known: BTreeSet<_> = TOOL_PARSERS.split_whitespace().collect();
+        for rule in TOOL_SENTINELS.iter().chain(TOOL_FAMILIES) {
+            assert!(known.contains(rule.parser), "{}", rule.parser);
+        }
+        assert!(NEEDS.iter().all(|(parser, _)| known.contains(parser)));
+        let known: BTreeSet<_> = REASONING_PARSERS.split_whitespace().collect();
+        assert!(REASONING.iter().all(|rule| known.contains(rule.parser)));
+        assert!(REASONING_NEEDS.iter().all(|(parser, _)| known.contains(parser)));
+    }
+
+    #[test]
+    fn what_the_template_writes_comes_before_the_family() {
+        for (family, template, expected) in [
+            ("llama", "tools <tool_call>", "hermes"),
+            ("llama", "tools", "llama3_json"),
+            ("llama4", "tools <|python_tag|>", "llama4_pythonic"),
+            ("qwen3_moe", "tools <tool_call><function=x>", "qwen3_xml"),
+            ("glm4_moe", "tools <tool_call><arg_key>", "glm45"),
+            ("glm4_moe_lite", "tools <tool_call><arg_key>", "glm47"),
+            ("granitemoehybrid", "tools <tool_call>", "granite4"),
+            ("granite", "tools <|tool_call|>", "granite"),
+            ("gemma4", "tools <|tool_call>", "gemma4"),
+            ("deepseek_v3", "tools <｜tool▁calls▁begin｜>```json", "deepseek_v3"),
+            ("deepseek_v3", "tools <｜tool▁calls▁begin｜>", "deepseek_v31"),
+            ("jamba", "tools <tool_calls>", "jamba"),
+            ("hunyuan_v1_moe", "tools <tool_calls>", "hunyuan_a13b"),
+            ("starcoder2", "tools", "none"),
+            ("qwen2", "no word of them", "none"),
+        ] {
+            assert_eq!(name(&tool(&card(family, template, None))), expected, "{family}: {template}");
+        }
+    }
+
+    #[test]
+    fn thoughts_are_read_where_the_template_thinks() {
+        for (family, template, expected) in [
+            ("qwen3", "enable_thinking <think></think>", "qwen3"),
+            ("qwen3_moe", "split('</think>') <think>", "deepseek_r1"),
+            ("qwen3_moe", "nothing of the kind", "none"),
+            ("deepseek_v3", "</think>", "deepseek_r1"),
+            ("deepseek_v3", "thinking </think>", "deepseek_v3"),
+            ("gpt_oss", "", "openai_gptoss"),
+            ("mistral", "[THINK]", "mistral"),
+            ("granite", "enable_thinking", "granite_thinking_parser"),
+            ("kimi_k2", "tools", "none"),
+            ("kimi_k2", "</think>", "kimi_k2"),
+        ] {
+            assert_eq!(name(&reasoning(&card(family, template, None))), expected, "{family}: {template}");
+        }
+    }
+
+    #[test]
+    fn a_parser_whose_token_the_tokenizer_lacks_is_left_out_and_the_reason_says_so() {
+        let template = "tools <|python_tag|> <think></think>";
+        let full = card("llama", template, Some(&["<|python_tag|>", "<think>", "</think>"]));
+        assert_eq!((name(&tool(&full)), name(&reasoning(&full))), ("llama3_json", "deepseek_r1"));
+        let bare = card("llama", template, Some(&["<think>"]));
+        let Verdict::None { reason } = tool(&bare) else { panic!("a parser that cannot start") };
+        assert!(reason.contains("lacks <|python_tag|>"), "{reason}");
+        let Verdict::None { reason } = reasoning(&bare) else { panic!("a parser that cannot start") };
+        assert!(reason.contains("lacks </think>"), "{reason}");
+    }
+
+    #[test]
+    fn a_tokenizer_that_tells_how_answers_are_written_serves_both() {
+        let mut card = card("novel", "tools", None);
+        card.response_template = true;
+        assert_eq!((name(&tool(&card)), name(&reasoning(&card))), ("hf", "hf"));
     }
 }

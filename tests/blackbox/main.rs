@@ -14,5 +14,6 @@ mod life;
 mod loading;
 mod logs;
 mod many;
+mod plans;
 mod shape;
 mod transcripts;

@@ -19,6 +19,8 @@ const COMMUNICATION: u64 = GIB / 2;
 const CPU_OVERHEAD: u64 = 3 * GIB;
 /// An engine that cannot hold this many tokens is of no use.
 const LEAST_TOKENS: u64 = 4096;
+/// With this many one can work; for them a model is split further where there are GPUs.
+const GOOD_TOKENS: u64 = 32_768;
 /// A GPU up to this size is given small batches where the model fills it.
 const SMALL_GPU: u64 = 16 * GIB + GIB / 2;
 /// From this size on vLLM works on larger batches (A100 apart).
@@ -75,10 +77,14 @@ impl Load<'_> {
         told.unwrap_or(self.card.context_length).min(self.card.context_length.max(1))
     }
 
+    /// These tokens, or as many as the model takes.
+    fn at_most(&self, tokens: u64) -> u64 {
+        if self.card.context_length > 0 { tokens.min(self.card.context_length) } else { tokens }
+    }
+
     /// Tokens the cache must hold at least.
     fn least_tokens(&self) -> u64 {
-        let context = if self.card.context_length > 0 { self.card.context_length } else { LEAST_TOKENS };
-        LEAST_TOKENS.min(context)
+        if self.pooling { self.own_length() } else { self.at_most(LEAST_TOKENS) }
     }
 }
 
@@ -110,14 +116,12 @@ fn on_gpus(load: &Load<'_>, gpu: u64, hardware: &Hardware, wishes: &Wishes) -> F
     let batch = if large { 8192 } else { 2048 };
     let overhead = if load.pooling || small { SMALL_OVERHEAD } else { GPU_OVERHEAD };
     let mut first = Fit { batch, small_batches: small, own_length_fits: true, ..Fit::default() };
-    let on = |gpus: u64| {
-        let tokens = if load.pooling { load.own_length() } else { load.least_tokens() };
-        Memory {
-            weights: load.weights / gpus,
-            cache: cache_bytes(load.card, tokens, gpus, load.value_size, batch),
-            overhead: overhead + if gpus > 1 { COMMUNICATION } else { 0 },
-        }
+    let with = |gpus: u64, tokens: u64| Memory {
+        weights: load.weights / gpus,
+        cache: cache_bytes(load.card, tokens, gpus, load.value_size, batch),
+        overhead: overhead + if gpus > 1 { COMMUNICATION } else { 0 },
     };
+    let on = |gpus| with(gpus, load.least_tokens());
     let percent_of = |bytes: u64| bytes.saturating_mul(100) / gpu;
     let present = hardware.gpus.len() as u64;
     let splits: Vec<u64> = match wishes.tensor_parallel {
@@ -127,20 +131,23 @@ fn on_gpus(load: &Load<'_>, gpu: u64, hardware: &Hardware, wishes: &Wishes) -> F
         }
     };
     let wished = wishes.memory.map(|bytes| percent_of(bytes).clamp(1, 99));
-    let shares = match wished {
-        Some(percent) => vec![percent],
-        None if load.pooling => vec![WHOLE_SHARE],
-        None => vec![SHARE, WHOLE_SHARE],
+    // Tried in this order: room to work in beside another model, at least some room, the GPU to itself.
+    let (good, least) = (load.at_most(GOOD_TOKENS), load.least_tokens());
+    let tries = match wished {
+        Some(percent) => vec![(percent, good), (percent, least)],
+        None if load.pooling => vec![(WHOLE_SHARE, least)],
+        None => vec![(SHARE, good), (SHARE, least), (WHOLE_SHARE, least)],
     };
-    let found = shares.iter().find_map(|percent| {
-        let suffices = |gpus: &&u64| on(**gpus).total() <= gpu / 100 * percent && can_split(load.card, **gpus);
+    let found = tries.iter().find_map(|(percent, tokens)| {
+        let suffices =
+            |gpus: &&u64| with(**gpus, *tokens).total() <= gpu / 100 * percent && can_split(load.card, **gpus);
         Some((*splits.iter().find(suffices)?, *percent))
     });
     let Some((gpus, percent)) = found else {
         let gpus = splits.last().copied().unwrap_or(1);
         first.gpus = gpus;
         first.gpus_reason = "as many as there are to split it between".into();
-        first.percent = Some(shares.last().copied().unwrap_or(WHOLE_SHARE));
+        first.percent = Some(wished.unwrap_or(WHOLE_SHARE));
         first.memory = on(gpus);
         first.memory_reason = "it does not fit".into();
         first.refusal = Some(refuse_gpus(load, &first, gpu, hardware, &|gpus| on(gpus).total()));
@@ -159,7 +166,7 @@ fn on_gpus(load: &Load<'_>, gpu: u64, hardware: &Hardware, wishes: &Wishes) -> F
     } else if gpus == 1 {
         "one GPU holds it".into()
     } else {
-        format!("the fewest that hold it: {} of weights on each", gibibytes(least.weights))
+        format!("the fewest that hold it and a good context: {} of weights on each", gibibytes(least.weights))
     };
     first.percent = Some(percent);
     first.memory_reason = match (wished, load.pooling, percent) {
@@ -214,7 +221,7 @@ fn refuse_gpus(load: &Load<'_>, fit: &Fit, gpu: u64, hardware: &Hardware, need: 
         why: format!(
             "its weights are {}; with a cache for {} tokens it needs {} {count}, and {percent} % of one are {}",
             gibibytes(load.weights),
-            if load.pooling { load.own_length() } else { load.least_tokens() },
+            load.least_tokens(),
             gibibytes(need(fit.gpus)),
             gibibytes(room),
         ),
@@ -226,7 +233,8 @@ fn on_cpu(load: &Load<'_>, hardware: &Hardware, wishes: &Wishes) -> Fit {
     let available = wishes.memory.unwrap_or(hardware.memory_available);
     let batch = 2048;
     let bytes = |tokens| cache_bytes(load.card, tokens, 1, load.value_size, batch);
-    let least = bytes(load.least_tokens());
+    let needed_tokens = load.at_most(LEAST_TOKENS);
+    let least = bytes(needed_tokens);
     // vLLM takes whole GiB.
     let (least_gib, own_gib) = (least.div_ceil(GIB).max(1), bytes(load.own_length()).div_ceil(GIB).max(1));
     let left_gib = available.saturating_sub(load.weights + CPU_OVERHEAD) / GIB;
@@ -255,7 +263,7 @@ fn on_cpu(load: &Load<'_>, hardware: &Hardware, wishes: &Wishes) -> Fit {
                 "its weights are {}; with {} for the engine's processes and a cache for {} tokens it needs {}, and {} are there",
                 gibibytes(load.weights),
                 gibibytes(CPU_OVERHEAD),
-                load.least_tokens(),
+                needed_tokens,
                 gibibytes(needed),
                 gibibytes(available),
             ),
@@ -278,5 +286,139 @@ fn advice(load: &Load<'_>, more: Option<String>) -> String {
     match more {
         Some(more) => format!("use {smaller}, or {more}"),
         None => format!("use {smaller}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Gpu;
+    use super::*;
+    use crate::model::card::{Attention, Experts, Pooling, Quantization};
+
+    /// Qwen2.5-7B's shape: 56 KiB of cache a token, 28 heads.
+    fn card() -> Card {
+        Card {
+            context_length: 32_768,
+            head_count: 28,
+            head_count_kv: 4,
+            feed_forward_length: 18_944,
+            attention: Attention { head_length: 128, full_layers: 28, ..Attention::default() },
+            ..Card::default()
+        }
+    }
+
+    fn gpus(count: usize, gib: u64) -> Hardware {
+        let gpu = Gpu { name: "NVIDIA L4".into(), memory: gib * GIB, capability: Some((8, 9)) };
+        Hardware { nvidia: true, gpus: vec![gpu; count], ..Hardware::default() }
+    }
+
+    fn fitted(card: &Card, weights: u64, hardware: &Hardware, wishes: &Wishes) -> Fit {
+        let load = Load { name: "m", card, pooling: card.pooling.is_some(), weights, value_size: 2 };
+        let device = if hardware.nvidia { Device::Cuda } else { Device::Cpu };
+        fit(&load, device, hardware, wishes)
+    }
+
+    fn on(weights_gib: u64, hardware: &Hardware) -> Fit {
+        fitted(&card(), weights_gib * GIB, hardware, &Wishes::default())
+    }
+
+    #[test]
+    fn the_fewest_gpus_that_hold_a_model_and_a_good_context_are_taken() {
+        for (weights, count, gib, gpus_taken, percent) in [
+            (15, 1, 24, 1, 85),
+            // 15 GiB fit on one, but no context worth having.
+            (16, 2, 24, 2, 85),
+            (16, 1, 24, 1, 85),
+            (18, 1, 24, 1, 92),
+            (60, 8, 24, 4, 85),
+        ] {
+            let fit = on(weights, &gpus(count, gib));
+            assert_eq!((fit.gpus, fit.percent), (gpus_taken, Some(percent)), "{weights} GiB on {count} × {gib}");
+            assert_eq!(fit.refusal, None);
+            assert!(fit.memory.total() <= gib * GIB / 100 * percent);
+        }
+    }
+
+    #[test]
+    fn heads_decide_between_how_many_gpus_a_model_can_be_split() {
+        // 28 heads cannot be split between 8.
+        let refusal = on(150, &gpus(8, 24)).refusal.expect("too large");
+        assert!(refusal.why.contains("on each of 4 GPUs"), "{}", refusal.why);
+    }
+
+    #[test]
+    fn layers_are_not_cut_through_weights_that_share_a_scale_but_experts_can_stay_whole() {
+        let mut card = card();
+        card.quantization = Some(Quantization { method: "awq".into(), bits: Some(4), group: 128 });
+        card.head_count = 64;
+        // 18,944 / 128 = 148 groups: between 2 and 4 GPUs, not between 8.
+        assert!(can_split(&card, 4) && !can_split(&card, 8));
+        card.experts = Some(Experts { count: 128, feed_forward_length: 1536 });
+        assert!(is_even(&card, 4) && !is_even(&card, 8) && can_split(&card, 8));
+        let fit = fitted(&card, 100 * GIB, &gpus(8, 24), &Wishes::default());
+        assert!(fit.gpus == 8 && fit.expert_parallel);
+    }
+
+    #[test]
+    fn an_embedding_model_takes_what_it_needs_and_leaves_the_rest() {
+        let encoder = Card {
+            context_length: 512,
+            head_count: 12,
+            attention: Attention { encoder: true, ..Attention::default() },
+            pooling: Some(Pooling::default()),
+            ..Card::default()
+        };
+        let fit = fitted(&encoder, GIB, &gpus(1, 80), &Wishes::default());
+        assert_eq!((fit.percent, fit.memory.total(), fit.memory.cache), (Some(4), 3 * GIB, 0));
+        let decoder = Card { pooling: Some(Pooling::default()), ..card() };
+        let fit = fitted(&decoder, GIB, &gpus(1, 80), &Wishes::default());
+        // One text of its own length: 32,768 · 56 KiB = 1.75 GiB.
+        assert_eq!(fit.percent, Some(6));
+        assert!(fit.memory.cache >= 1_750 * GIB / 1000);
+        assert_eq!(fit.refusal, None);
+    }
+
+    #[test]
+    fn the_configuration_decides_how_much_memory_and_how_many_gpus() {
+        let wishes = Wishes { memory: Some(40 * GIB), tensor_parallel: Some(2), ..Wishes::default() };
+        let fit = fitted(&card(), 15 * GIB, &gpus(8, 80), &wishes);
+        assert_eq!((fit.gpus, fit.percent), (2, Some(50)));
+        let too_little = Wishes { memory: Some(8 * GIB), ..Wishes::default() };
+        assert!(fitted(&card(), 15 * GIB, &gpus(1, 80), &too_little).refusal.is_some());
+    }
+
+    #[test]
+    fn a_refusal_says_how_much_is_missing_and_what_would_help() {
+        let refusal = on(60, &gpus(1, 24)).refusal.expect("too large");
+        assert!(refusal.why.contains("60.0 GiB") && refusal.why.contains("92 % of one are 22.1 GiB"), "{refusal:?}");
+        assert!(refusal.fix.contains("AWQ") && refusal.fix.contains("4 GPUs of this size"), "{refusal:?}");
+        let cpu = Hardware { memory_available: 8 * GIB, ..Hardware::default() };
+        let refusal = on(15, &cpu).refusal.expect("too large");
+        assert!(refusal.why.contains("8.0 GiB are there"), "{refusal:?}");
+    }
+
+    #[test]
+    fn a_small_gpu_that_a_model_fills_gets_small_batches() {
+        assert!(on(8, &gpus(1, 16)).small_batches);
+        assert!(!on(1, &gpus(1, 16)).small_batches && !on(8, &gpus(1, 24)).small_batches);
+    }
+
+    #[test]
+    fn the_cache_on_the_cpu_is_a_tenth_of_the_memory_within_bounds() {
+        let cpu = |gib: u64| Hardware { memory_available: gib * GIB, ..Hardware::default() };
+        let gib = |weights, memory, wishes: &Wishes| fitted(&card(), weights * GIB, &cpu(memory), wishes).cpu_cache_gib;
+        let none = Wishes::default();
+        assert_eq!((gib(1, 12, &none), gib(1, 24, &none), gib(1, 200, &none)), (1, 2, 4));
+        // Less where the weights leave less.
+        assert_eq!(gib(20, 25, &none), 2);
+        assert_eq!(gib(20, 24, &none), 1);
+        assert_eq!(gib(1, 24, &Wishes { cpu_cache_gib: Some(9), ..Wishes::default() }), 9);
+        assert_eq!(gib(1, 24, &Wishes { memory: Some(10 * GIB), ..Wishes::default() }), 6);
+    }
+
+    #[test]
+    fn where_the_driver_is_silent_one_gpu_is_tried() {
+        let fit = on(15, &Hardware { nvidia: true, ..Hardware::default() });
+        assert_eq!((fit.gpus, fit.percent, fit.refusal), (1, Some(85), None));
     }
 }

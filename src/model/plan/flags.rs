@@ -52,8 +52,13 @@ const PLAIN: &str =
 
 pub(super) fn numbers(card: &Card, device: Device, hardware: &Hardware) -> Numbers {
     let flag = match device {
-        Device::Cpu if card.can(Capability::Embedding) && card.parameters <= SMALL_EMBEDDER => {
-            Some(("float32", "vectors keep their precision; a small embedding model is quick enough"))
+        Device::Cpu
+            if card.can(Capability::Embedding) && card.dtype == "float32" && card.parameters <= SMALL_EMBEDDER =>
+        {
+            Some((
+                "float32",
+                "the vectors keep the precision of the checkpoint; a small embedding model is quick enough",
+            ))
         }
         Device::Cpu if hardware.bfloat16 => Some(("bfloat16", "the processor multiplies bfloat16 natively")),
         Device::Cpu => Some(("float32", "the processor has no bfloat16 instructions")),
@@ -92,15 +97,15 @@ pub(super) struct Chosen {
 
 impl Chosen {
     fn flag(&mut self, name: &'static str, reason: impl Into<Cow<'static, str>>) {
-        self.flags.push(Choice { name, value: None, reason: reason.into() });
+        self.flags.push(Choice { name, value: None, more: Vec::new(), reason: reason.into() });
     }
 
     fn with(&mut self, name: &'static str, value: impl ToString, reason: impl Into<Cow<'static, str>>) {
-        self.flags.push(Choice { name, value: Some(value.to_string()), reason: reason.into() });
+        self.flags.push(Choice { name, value: Some(value.to_string()), more: Vec::new(), reason: reason.into() });
     }
 
     fn without(&mut self, name: &'static str, reason: impl Into<Cow<'static, str>>) {
-        self.left_out.push(Choice { name, value: None, reason: reason.into() });
+        self.left_out.push(Choice { name, value: None, more: Vec::new(), reason: reason.into() });
     }
 }
 
@@ -253,10 +258,14 @@ fn adapters(case: &Case<'_>, chosen: &mut Chosen) {
     let adapters = case.checkpoint.adapters;
     let Some(widest) = adapters.iter().map(|adapter| adapter.rank).max() else { return };
     chosen.flag("--enable-lora", "the model is served with an adapter");
-    for adapter in adapters {
-        let value = format!("{}={}", adapter.name, adapter.directory.display());
-        chosen.with("--lora-modules", value, format!("the adapter {}", adapter.name));
-    }
+    // One flag for all: of two, vLLM's command line keeps the last.
+    let mut modules = adapters.iter().map(|adapter| format!("{}={}", adapter.name, adapter.directory.display()));
+    chosen.flags.push(Choice {
+        name: "--lora-modules",
+        value: modules.next(),
+        more: modules.collect(),
+        reason: "each adapter under a name of its own".into(),
+    });
     if adapters.len() > 1 {
         chosen.with("--max-loras", adapters.len(), "all adapters may be asked for at the same time");
     }
@@ -278,8 +287,12 @@ fn trust(case: &Case<'_>, chosen: &mut Chosen) {
 }
 
 pub(super) fn environment(device: Device, fit: &Fit) -> Vec<Choice> {
-    let with =
-        |name, value: &str, reason: &'static str| Choice { name, value: Some(value.to_owned()), reason: reason.into() };
+    let with = |name, value: &str, reason: &'static str| Choice {
+        name,
+        value: Some(value.to_owned()),
+        more: Vec::new(),
+        reason: reason.into(),
+    };
     let mut environment = vec![
         with("HF_HUB_OFFLINE", "1", "the checkpoint is a local directory"),
         with("TRANSFORMERS_OFFLINE", "1", "the checkpoint is a local directory"),
@@ -300,6 +313,7 @@ pub(super) fn environment(device: Device, fit: &Fit) -> Vec<Choice> {
             environment.push(Choice {
                 name: "VLLM_CPU_KVCACHE_SPACE",
                 value: Some(fit.cpu_cache_gib.to_string()),
+                more: Vec::new(),
                 reason: fit.memory_reason.clone().into(),
             });
         }

@@ -44,14 +44,14 @@ impl Hardware {
             return if self.nvidia {
                 "NVIDIA GPUs that nobody could ask".into()
             } else {
-                format!("CPU, {} of memory", super::gibibytes(self.memory_available))
+                format!("CPU with {} of memory", super::gibibytes(self.memory_available))
             };
         };
         let name = if first.name.is_empty() { "GPU" } else { &first.name };
         let memory = super::gibibytes(first.memory);
         match self.gpus.len() {
-            1 => format!("{name}, {memory}"),
-            count => format!("{count} × {name}, {memory} each"),
+            1 => format!("one {name} with {memory}"),
+            count => format!("{count} × {name} with {memory}"),
         }
     }
 }

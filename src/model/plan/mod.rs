@@ -36,6 +36,9 @@ pub struct Choice {
     pub name: &'static str,
     /// Its value; `None` for a flag that takes none.
     pub value: Option<String>,
+    /// Further values behind the first, for a flag that takes several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<String>,
     /// Why, for people.
     pub reason: Cow<'static, str>,
 }

@@ -20,12 +20,12 @@ impl Plan {
 
     fn write(&self, text: &mut String, checkpoint: &Checkpoint<'_>, hardware: &Hardware) -> fmt::Result {
         let card = checkpoint.card;
-        let place = match (self.device, self.gpus) {
-            (Device::Cpu, _) => "the CPU".to_owned(),
-            (Device::Cuda, 1) => "1 GPU".to_owned(),
-            (Device::Cuda, gpus) => format!("{gpus} GPUs"),
-        };
-        writeln!(text, "{} on {place} of: {}", self.served_name, hardware.describe())?;
+        let machine = hardware.describe();
+        match (self.device, self.gpus) {
+            (Device::Cpu, _) => writeln!(text, "{} on the {machine}", self.served_name)?,
+            (Device::Cuda, 1) => writeln!(text, "{} on 1 GPU of {machine}", self.served_name)?,
+            (Device::Cuda, gpus) => writeln!(text, "{} on {gpus} GPUs of {machine}", self.served_name)?,
+        }
         if let Some(refusal) = &self.refusal {
             writeln!(text, "\n✗ {}\n  {}\n  → {}", refusal.what, refusal.why, refusal.fix)?;
         }
@@ -84,8 +84,10 @@ impl Plan {
         let _ = write!(command, "  vllm serve {}", shell_words::quote(&directory));
         let _ = write!(command, " \\\n    --served-model-name {}", shell_words::quote(&self.served_name));
         for choice in &self.flags {
-            let value = choice.value.as_deref().map(|value| format!(" {}", shell_words::quote(value)));
-            let _ = write!(command, " \\\n    {}{}", choice.name, value.unwrap_or_default());
+            let _ = write!(command, " \\\n    {}", choice.name);
+            for value in choice.value.iter().chain(&choice.more) {
+                let _ = write!(command, " {}", shell_words::quote(value));
+            }
         }
         if !self.extra_arguments.is_empty() {
             let _ = write!(command, " \\\n    {}", shell_words::join(&self.extra_arguments));
@@ -101,7 +103,7 @@ impl Plan {
 }
 
 fn line(text: &mut String, choice: &Choice, separator: &str) -> fmt::Result {
-    let value = choice.value.as_deref().unwrap_or_default();
+    let value = choice.value.iter().chain(&choice.more).map(String::as_str).collect::<Vec<_>>().join(" ");
     let separator = if value.is_empty() { "" } else { separator };
     let left = format!("{}{separator}{value}", choice.name);
     if left.chars().count() > WIDEST {
@@ -114,8 +116,12 @@ fn line(text: &mut String, choice: &Choice, separator: &str) -> fmt::Result {
 fn facts(card: &Card) -> Vec<(&'static str, String)> {
     let mut facts = vec![("architecture", format!("{} ({})", card.architecture, card.family))];
     let packed = card.quantization.as_ref().map(|quantization| quantization.describe());
-    let numbers =
-        packed.unwrap_or_else(|| if card.dtype.is_empty() { "type not told".into() } else { card.dtype.clone() });
+    let numbers = packed.unwrap_or_else(|| {
+        match (card.dtype.as_str(), card.weights.float_bytes.checked_div(card.weights.floats)) {
+            ("", Some(bytes)) => format!("{} bits a number", bytes * 8),
+            (dtype, _) => dtype.to_owned(),
+        }
+    });
     facts.push(("weights", format!("{}, {numbers}", gibibytes(card.weights.bytes))));
     if let Some(experts) = card.experts {
         facts.push(("experts", format!("{} in each layer", experts.count)));

@@ -64,6 +64,8 @@ pub struct Vllama {
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
+    /// What it said on standard output.
+    pub stdout: String,
     /// What it said on standard error.
     pub stderr: String,
 }
@@ -92,6 +94,11 @@ impl Lines {
             }
         });
         lines
+    }
+
+    /// Whether the stream has ended: the thread that reads it holds the other reference.
+    fn whole(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     fn all(&self) -> Vec<String> {
@@ -389,7 +396,11 @@ impl Builder {
         let mut process = self.spawn();
         let status = eventually("vllama ends", async || process.child.try_wait().expect("the state of a child")).await;
         end(&mut process.child, &self.mark);
-        Ended { status, stderr: process.stderr.all().join("\n") }
+        // What was said last may not have been read yet.
+        let lines = [&process.stdout, &process.stderr];
+        eventually("all output is read", async || lines.iter().all(|lines| lines.whole()).then_some(())).await;
+        let [stdout, stderr] = lines.map(|lines| lines.all().join("\n"));
+        Ended { status, stdout, stderr }
     }
 
     fn spawn(&self) -> Running {
