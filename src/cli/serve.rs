@@ -215,6 +215,7 @@ fn scheduler(
         log: config.state.join("vllm.log"),
         start_limit: config.start_limit,
         stop_limit: config.stop_limit,
+        sleep_limit: crate::engine::Settings::SLEEP_LIMIT,
     };
     let engine = Engine::new(plan, preflight::installation(config), spawner.clone(), settings);
     Scheduler::new(model.clone(), engine, scheduler::Settings { keep_alive, max_queue: config.max_queue })

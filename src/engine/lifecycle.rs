@@ -1,44 +1,54 @@
-//! The life of one engine: `Stopped → Starting → Ready → Stopping → Stopped`, and `Restarting` or `Failed` when it dies.
-//!
-//! One task owns all of it. Others send it orders and watch its [`Status`].
+//! The life of one engine. One task owns all of it; others send it orders and watch its [`Status`].
 //!
 //! ```text
-//!            start                 answers on its socket              stop
-//!  Stopped ─────────> Starting ───────────────────────────> Ready ─────────> Stopping ──> Stopped
-//!                      ↑    │ exit nobody asked for           │
-//!               back-off    └───────────> Restarting <────────┘
-//!                      └──────────────────────┘ └── cannot help ──> Failed
+//!           start             answers on its socket          sleep                  asleep
+//!  Stopped ───────> Starting ──────────────────────> Ready ───────> FallingAsleep ────────> Asleep
+//!                      ↑                               ↑    awake                    wake      │
+//!                      │ back-off                      └──────────── Waking <──────────────────┘
+//!                      │
+//!                      └─ Restarting <─┐ wanted awake
+//!  any but Stopped and Failed:         │
+//!    exit nobody asked for ──> Stopping┼──> Stopped, wanted asleep
+//!                                      └──> Failed, starting again cannot help
+//!    stop, kill ─────────────> Stopping ──> Stopped
 //! ```
+//!
+//! Orders may cross; the last one holds:
+//!
+//! | order | while | what becomes of it |
+//! |---|---|---|
+//! | sleep | Starting, Waking | it falls asleep as soon as it is up, without being Ready in between |
+//! | sleep | FallingAsleep, Asleep | it keeps the level it has or is about to have; for another one, wake it first |
+//! | sleep | Restarting | Stopped: nobody wants it awake |
+//! | sleep | Stopped, Failed, Stopping | nothing |
+//! | start, wake | FallingAsleep | it falls asleep and is woken at once |
+//! | start, wake | Asleep | it is woken |
+//! | start, wake | Stopped, Failed | it is started; the two orders are one |
+//! | start, wake | Stopping | nothing; who still wants it orders again when it is Stopped |
+//! | stop | any | Stopped, by SIGTERM where it has been up; a call that sends it to sleep or wakes it is broken off |
+//! | kill | any | Stopped, by SIGKILL |
+//!
+//! What does not fall asleep or wake within its time, or says that it cannot, is killed. A death, of that kind or any
+//! other, is made good by a new start where somebody wants it awake; an engine that nobody wants awake becomes Stopped.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
-use super::client::Client;
-use super::command::{self, Command, Installation};
-use super::failure::{self, Ending, Failure};
-use super::generation::Generation;
+use super::command::Installation;
 use super::log::Log;
-use super::output;
-use super::startup::Startup;
+use super::run::End;
+use super::sleeping::Rest;
 use super::status::{State, Status};
-use crate::init::{Exit, Session, Spawner, Spec};
+use crate::init::Spawner;
 use crate::model::plan::Plan;
 
 /// Longest wait between two starts.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// An engine that was ready this long starts with a clean slate.
 const HEALTHY: Duration = Duration::from_secs(600);
-/// Engines are killed before vllama when memory runs out.
-const OUT_OF_MEMORY_SCORE: u16 = 500;
-/// How often a starting engine is asked whether it is ready.
-const PROBE_EVERY: Duration = Duration::from_millis(50);
-/// How long Python's resource tracker may take to remove what it knows of, once it is alone.
-const TRACKER_LIMIT: Duration = Duration::from_secs(2);
-/// How long killed processes may take to go; one in the kernel's hands (state D) takes longest.
-const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where an engine lives and how patient vllama is with it.
 #[derive(Clone, Debug)]
@@ -51,11 +61,22 @@ pub struct Settings {
     pub start_limit: Duration,
     /// Time from SIGTERM to SIGKILL.
     pub stop_limit: Duration,
+    /// Longest time one of the calls may take that send it to sleep or wake it; loading its weights again has
+    /// `start_limit`.
+    pub sleep_limit: Duration,
+}
+
+impl Settings {
+    /// A patient `sleep_limit`: tens of gigabytes go over the bus in seconds, unless the main memory for them must be found.
+    pub const SLEEP_LIMIT: Duration = Duration::from_secs(60);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
+pub(super) enum Order {
+    /// Start it, or wake it.
     Start,
+    /// Sleep, at this level of vLLM's.
+    Sleep(u8),
     Stop,
     /// Stop, without patience.
     Kill,
@@ -75,13 +96,35 @@ impl Engine {
         let (orders, receiver) = mpsc::unbounded_channel();
         let (sender, status) = watch::channel(Status::default());
         let log = Log::open(&settings.log);
-        let supervisor = Supervisor { plan, installation, spawner, settings, orders: receiver, status: sender, log };
+        let supervisor = Supervisor {
+            plan,
+            installation,
+            spawner,
+            settings,
+            orders: receiver,
+            status: sender,
+            log,
+            wanted: Rest::Awake,
+        };
         tokio::spawn(supervisor.run());
         Self { orders, status }
     }
 
-    /// Wants the engine up. Does nothing while it is.
+    /// Wants the engine up and awake. Does nothing while it is.
     pub fn start(&self) {
+        self.order(Order::Start);
+    }
+
+    /// Wants the engine asleep at vLLM's `level`: 1 keeps the weights in main memory, 2 nowhere (any other number counts as
+    /// the nearer of the two). Aborts the requests that run, so let them end first. Needs an engine that was started
+    /// with `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`; one that cannot sleep is stopped.
+    pub fn sleep(&self, level: u8) {
+        self.order(Order::Sleep(level.clamp(1, 2)));
+    }
+
+    /// Wants the engine awake. The same wish as [`Engine::start`], so that one that died in its sleep comes back too; one
+    /// that does not wake is started again.
+    pub fn wake(&self) {
         self.order(Order::Start);
     }
 
@@ -107,34 +150,17 @@ impl Engine {
     }
 }
 
-/// How a generation ended.
-enum End {
-    Asked,
-    Died(Failure),
-}
-
-/// A generation's processes, as the supervisor holds them.
-struct Leader {
-    session: Session,
-    exit: oneshot::Receiver<Exit>,
-    lines: mpsc::Receiver<String>,
-}
-
-/// Why the supervisor stopped watching a generation.
-enum Outcome {
-    Exited(Exit),
-    Ordered(Order),
-    Hung,
-}
-
-struct Supervisor {
-    plan: Plan,
-    installation: Installation,
-    spawner: Spawner,
-    settings: Settings,
-    orders: mpsc::UnboundedReceiver<Order>,
-    status: watch::Sender<Status>,
-    log: Log,
+/// What the engine's task owns.
+pub(super) struct Supervisor {
+    pub(super) plan: Plan,
+    pub(super) installation: Installation,
+    pub(super) spawner: Spawner,
+    pub(super) settings: Settings,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) log: Log,
+    /// What was ordered last, as long as it was not to stop.
+    pub(super) wanted: Rest,
 }
 
 impl Supervisor {
@@ -146,12 +172,15 @@ impl Supervisor {
         }
     }
 
-    /// Starts generation after generation until somebody asks to stop or starting cannot help.
+    /// Starts generation after generation until somebody asks to stop, nobody wants it awake, or starting cannot help.
     async fn keep_running(&mut self) {
+        self.wanted = Rest::Awake;
         let mut delay = Duration::ZERO;
         loop {
             let ready_for = match self.run_generation().await {
                 (End::Asked, _) => {
+                    // Ordered while it stopped, as everybody could see.
+                    while self.orders.try_recv().is_ok() {}
                     return self.change(|status| {
                         status.state = State::Stopped;
                         status.failures_in_a_row = 0;
@@ -162,6 +191,14 @@ impl Supervisor {
                     tracing::error!(model = self.plan.served_name, "{}; not starting it again", failure.message);
                     return self.change(|status| {
                         status.state = State::Failed;
+                        status.failures_in_a_row += 1;
+                        status.failure = Some(failure);
+                    });
+                }
+                (End::Died(failure), _) if self.wanted != Rest::Awake => {
+                    tracing::warn!(model = self.plan.served_name, "{}; nobody wants it awake", failure.message);
+                    return self.change(|status| {
+                        status.state = State::Stopped;
                         status.failures_in_a_row += 1;
                         status.failure = Some(failure);
                     });
@@ -201,262 +238,20 @@ impl Supervisor {
         tokio::pin!(pause);
         loop {
             tokio::select! {
-                () = &mut pause => return false,
+                // First what was ordered while the dead were swept up.
+                biased;
                 order = self.orders.recv() => if order != Some(Order::Start) { return true },
+                () = &mut pause => return false,
             }
         }
     }
 
-    /// One start, from the directory to the last sweep; also tells how long it was ready, if it was.
-    async fn run_generation(&mut self) -> (End, Option<Duration>) {
-        let number = self.status.borrow().generation + 1;
-        self.log.begin();
-        let died = |message: String, permanent| (End::Died(Failure { message, permanent }), None);
-        let mut generation = match Generation::create(&self.settings.directory, number) {
-            Ok(generation) => generation,
-            Err(error) => {
-                return died(format!("cannot make the engine's run directory: {error}"), is_lasting(&error));
-            }
-        };
-        let command = command::command(&self.plan, &self.installation, generation.directory());
-        let mut leader = match self.spawn(command) {
-            Ok(leader) => leader,
-            Err(error) => {
-                self.swept(generation);
-                let program = self.installation.program.display();
-                let text =
-                    format!("cannot start {program}: {error}; is vLLM installed? set VLLAMA_ENGINE to its program");
-                return died(text, is_lasting(&error));
-            }
-        };
-        tracing::debug!(
-            model = self.plan.served_name,
-            generation = number,
-            pid = leader.session.pid(),
-            "starting the engine"
-        );
-        self.change(|status| {
-            status.state = State::Starting;
-            status.generation = number;
-            status.startup = Some(Startup::new(Instant::now()));
-            status.session = Some(leader.session.clone());
-        });
-
-        let (outcome, ready_at) = self.watch(&mut leader, &mut generation).await;
-        let ready_for = ready_at.map(|instant: Instant| instant.elapsed());
-        self.change(|status| {
-            status.state = State::Stopping;
-            status.client = None;
-        });
-        let end = match outcome {
-            Outcome::Ordered(order) => {
-                // An engine that starts has nothing to drain, and vLLM loses a SIGTERM that comes while it loads.
-                if ready_at.is_some() {
-                    self.stop_leader(&mut leader, &mut generation, order).await;
-                }
-                End::Asked
-            }
-            Outcome::Exited(exit) => {
-                self.end_stragglers(&leader.session, &mut generation).await;
-                self.drain_lines(&mut leader).await;
-                End::Died(failure::classify(self.log.lines(), ending(exit), ready_at.is_some()))
-            }
-            Outcome::Hung => {
-                let phase = self.status.borrow().startup.as_ref().map_or("", |startup| startup.phase().label());
-                let limit = self.settings.start_limit.as_secs();
-                let message = format!(
-                    "the engine said nothing for {limit} s while {phase}; see vllm.log, or allow more with --start-timeout"
-                );
-                End::Died(Failure { message, permanent: false })
-            }
-        };
-        self.end_stragglers(&leader.session, &mut generation).await;
-        self.swept(generation);
-        self.change(|status| {
-            status.startup = None;
-            status.session = None;
-        });
-        (end, ready_for)
-    }
-
-    fn spawn(&self, command: Command) -> std::io::Result<Leader> {
-        let (on_exit, exit) = oneshot::channel();
-        let spec = Spec {
-            program: command.program,
-            arguments: command.arguments.into_iter().map(Into::into).collect(),
-            environment: command.environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            directory: "/".into(),
-            out_of_memory_score: OUT_OF_MEMORY_SCORE,
-        };
-        // The receiver is gone only when the runtime is, and then nobody asks any more.
-        let child = self.spawner.spawn(&spec, Box::new(move |status| _ = on_exit.send(status)))?;
-        let session = child.handle();
-        let (sender, lines) = mpsc::channel(256);
-        for pipe in [child.stdout, child.stderr].into_iter().flatten() {
-            output::read_lines(pipe, sender.clone())?;
-        }
-        Ok(Leader { session, exit, lines })
-    }
-
-    /// Watches a generation until it exits, somebody orders something, or its start hangs.
-    async fn watch(&mut self, leader: &mut Leader, generation: &mut Generation) -> (Outcome, Option<Instant>) {
-        let begun = Instant::now();
-        let client = Client::new(&command::socket(generation.directory()));
-        let probe = until_ready(client.clone());
-        tokio::pin!(probe);
-        let mut startup = Startup::new(begun);
-        let mut ready_at = None;
-        let mut give_up_at = begun + self.settings.start_limit;
-        loop {
-            tokio::select! {
-                exit = &mut leader.exit => {
-                    // An error means that the reaper is gone, which ends the program anyway.
-                    return (Outcome::Exited(exit.unwrap_or(Exit::Code(0))), ready_at);
-                }
-                order = self.orders.recv() => match order {
-                    Some(Order::Start) => {}
-                    Some(order) => return (Outcome::Ordered(order), ready_at),
-                    None => return (Outcome::Ordered(Order::Stop), ready_at),
-                },
-                Some(line) = leader.lines.recv() => {
-                    let now = Instant::now();
-                    self.log_line(&line);
-                    give_up_at = now + self.settings.start_limit;
-                    if ready_at.is_none() && startup.line(&line, now) {
-                        generation.note_segments(&leader.session.members());
-                        self.change(|status| status.startup = Some(startup.clone()));
-                    }
-                },
-                max_model_len = &mut probe, if ready_at.is_none() => {
-                    ready_at = Some(Instant::now());
-                    generation.note_segments(&leader.session.members());
-                    let took = begun.elapsed();
-                    self.change(|status| {
-                        status.state = State::Ready;
-                        status.startup = None;
-                        status.failures_in_a_row = 0;
-                        status.failure = None;
-                        status.client = Some(client.clone());
-                        status.max_model_len = max_model_len;
-                        status.start_took = Some(took);
-                    });
-                    tracing::debug!(model = self.plan.served_name, seconds = took.as_secs_f32(), "the engine is ready");
-                },
-                () = sleep_until(give_up_at.into()), if ready_at.is_none() => return (Outcome::Hung, None),
-            }
-        }
-    }
-
-    /// SIGTERM to the leader alone (its workers would break off what it still does), then patience.
-    async fn stop_leader(&mut self, leader: &mut Leader, generation: &mut Generation, order: Order) {
-        generation.note_segments(&leader.session.members());
-        if order == Order::Kill || !leader.session.signal_leader(libc::SIGTERM) {
-            return;
-        }
-        let patience = sleep(self.settings.stop_limit);
-        tokio::pin!(patience);
-        loop {
-            tokio::select! {
-                _ = &mut leader.exit => return,
-                Some(line) = leader.lines.recv() => self.log_line(&line),
-                order = self.orders.recv() => if order == Some(Order::Kill) { return },
-                () = &mut patience => {
-                    tracing::warn!(model = self.plan.served_name, "the engine ignored SIGTERM for {} s; killing it",
-                        self.settings.stop_limit.as_secs());
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Kills whatever of the generation still lives. Python's resource tracker goes last: it removes the shared memory
-    /// of the others as soon as they are gone.
-    async fn end_stragglers(&mut self, session: &Session, generation: &mut Generation) {
-        let members = session.members();
-        if members.is_empty() {
-            return;
-        }
-        generation.note_segments(&members);
-        session.kill_except(is_resource_tracker);
-        if !gone_within(session, TRACKER_LIMIT).await {
-            session.kill_all();
-            if !gone_within(session, KILL_LIMIT).await {
-                tracing::error!(
-                    model = self.plan.served_name,
-                    pids = ?session.members(),
-                    "processes of the engine survive SIGKILL; they hold its memory until the kernel lets go of them"
-                );
-            }
-        }
-    }
-
-    async fn drain_lines(&mut self, leader: &mut Leader) {
-        let rest = async {
-            while let Some(line) = leader.lines.recv().await {
-                self.log_line(&line);
-            }
-        };
-        // All writers are dead, so the pipes end at once.
-        let _ = timeout(Duration::from_secs(1), rest).await;
-    }
-
-    fn swept(&self, generation: Generation) {
-        if let Err(error) = generation.sweep() {
-            tracing::warn!(model = self.plan.served_name, %error, "cannot remove the engine's run directory");
-        }
-    }
-
-    fn log_line(&mut self, line: &str) {
+    pub(super) fn log_line(&mut self, line: &str) {
         self.log.line(line);
         tracing::debug!(target: "vllm", "{line}");
     }
 
-    fn change(&self, edit: impl FnOnce(&mut Status)) {
+    pub(super) fn change(&self, edit: impl FnOnce(&mut Status)) {
         self.status.send_modify(edit);
-    }
-}
-
-/// Asks until the engine answers; gives the longest sequence it takes, in tokens.
-async fn until_ready(client: Client) -> Option<u64> {
-    loop {
-        sleep(PROBE_EVERY).await;
-        if !client.get("/health").await.is_ok_and(|(status, _)| status.is_success()) {
-            continue;
-        }
-        if let Ok((status, body)) = client.get("/v1/models").await
-            && status.is_success()
-        {
-            let models: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            return models["data"][0]["max_model_len"].as_u64();
-        }
-    }
-}
-
-/// Polls /proc: a process that left its session or was re-parented sends nobody a signal.
-async fn gone_within(session: &Session, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
-    while !session.members().is_empty() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-    true
-}
-
-fn is_resource_tracker(command_line: &str) -> bool {
-    command_line.contains("multiprocessing.resource_tracker")
-}
-
-/// Whether the same attempt will fail the same way.
-fn is_lasting(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
-    matches!(error.kind(), NotFound | PermissionDenied | InvalidInput)
-}
-
-fn ending(exit: Exit) -> Ending {
-    match exit {
-        Exit::Code(code) => Ending::Code(code),
-        Exit::Signal(signal) => Ending::Signal(signal),
     }
 }

@@ -10,9 +10,13 @@ pub mod failure;
 pub mod generation;
 pub mod lifecycle;
 pub mod log;
+pub mod measure;
 mod output;
+mod run;
+mod sleeping;
 pub mod startup;
 pub mod status;
+mod stop;
 mod wire;
 
 pub use client::{Client, EngineBody, EngineGone};

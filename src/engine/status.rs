@@ -16,6 +16,15 @@ pub enum State {
     Starting,
     /// It answers.
     Ready,
+    /// It gives its device's memory back.
+    FallingAsleep,
+    /// It holds little of its device's memory and answers nothing until it is woken.
+    Asleep {
+        /// vLLM's level: 1 keeps the weights in main memory, 2 nowhere (vllm-engine §6.1).
+        level: u8,
+    },
+    /// It takes its device's memory again.
+    Waking,
     /// It was asked to stop.
     Stopping,
     /// It died and waits for its next start.
@@ -25,13 +34,16 @@ pub enum State {
 }
 
 impl State {
-    /// The state as one word, for people and programs.
+    /// The state in a word or two, for people and programs.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::FallingAsleep => "falling asleep",
+            Self::Asleep { .. } => "asleep",
+            Self::Waking => "waking",
             Self::Stopping => "stopping",
             Self::Restarting => "restarting",
             Self::Failed => "failed",
@@ -52,21 +64,26 @@ pub struct Status {
     pub restarts: u64,
     /// Deaths since it was last ready.
     pub failures_in_a_row: u32,
-    /// The last death, until it is ready again.
+    /// The last death, or the last sleep that failed, until it is ready again or was asked to stop.
     pub failure: Option<Failure>,
-    /// The way in, while it is ready.
+    /// The way in, while it is ready. One that sleeps has none: vLLM would take requests and never answer them.
     pub client: Option<Client>,
     /// Longest sequence in tokens; known once it was ready.
     pub max_model_len: Option<u64>,
     /// Time the last start took.
     pub start_took: Option<Duration>,
+    /// Bytes of main memory its processes held when they were last measured, each shared page counted once; `None` before
+    /// the first measurement of a generation and after its end.
+    pub measured_bytes: Option<u64>,
+    /// The most of these bytes while the last generation was ready; stays after its end.
+    pub peak_memory_bytes: Option<u64>,
     /// Its processes, while there are any.
     pub session: Option<Session>,
 }
 
 impl Status {
     /// Bytes of main memory that the engine's processes hold; pages they share count for each of them. `None` when there
-    /// are no processes. Reads `/proc`.
+    /// are no processes. Reads `/proc`; what was measured last, without that, is [`Status::measured_bytes`].
     #[must_use]
     pub fn memory_bytes(&self) -> Option<u64> {
         self.session.as_ref().map(Session::memory_bytes)
@@ -85,6 +102,8 @@ impl Default for Status {
             client: None,
             max_model_len: None,
             start_took: None,
+            measured_bytes: None,
+            peak_memory_bytes: None,
             session: None,
         }
     }

@@ -96,6 +96,8 @@ pub struct Arguments {
     pub prompt_token_details: bool,
     /// Whether tools can be used at all.
     pub tools: bool,
+    /// Whether it can sleep.
+    pub sleep_mode: bool,
     /// The flags as they were given, for the log.
     pub given: Vec<(String, Vec<String>)>,
 }
@@ -139,6 +141,7 @@ impl Arguments {
             request_metrics: all("--enable-per-request-metrics").is_some(),
             prompt_token_details: all("--enable-prompt-tokens-details").is_some(),
             tools: all("--enable-auto-tool-choice").is_some(),
+            sleep_mode: all("--enable-sleep-mode").is_some(),
             given,
         })
     }

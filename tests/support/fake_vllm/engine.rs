@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::arguments::Arguments;
 use crate::settings::Settings;
+use crate::sleep::Sleep;
 use crate::vocabulary::Vocabulary;
 
 /// The engine as its HTTP server sees it.
@@ -36,6 +37,8 @@ pub struct Engine {
     pub stopping: AtomicBool,
     /// Becomes true when the core has died.
     pub core_dead: watch::Sender<bool>,
+    /// Whether it sleeps.
+    pub sleep: Sleep,
     /// Pid of the core.
     pub core: i32,
     last_request: Mutex<Value>,
@@ -56,9 +59,15 @@ impl Engine {
             finished: [AtomicU64::new(0), AtomicU64::new(0)],
             stopping: AtomicBool::new(false),
             core_dead: watch::channel(false).0,
+            sleep: Sleep::default(),
             core,
             last_request: Mutex::new(Value::Null),
         })
+    }
+
+    /// Whether it has the routes for sleeping. (vLLM has them in development mode without the flag too, and fails there.)
+    pub fn can_sleep(&self) -> bool {
+        self.settings.development && self.arguments.sleep_mode
     }
 
     /// Counts a request as running until the returned guard is dropped.

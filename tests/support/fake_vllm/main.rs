@@ -25,6 +25,8 @@
 //! | `FAKE_VLLM_STRAYS` | keep N descendants that have left the session and ignore SIGTERM (0) |
 //! | `FAKE_VLLM_LEAVE_FILES` | `1`: leave `/dev/shm/psm_fake_<pid>`, mapped by the core while it lives, and files in `TMPDIR` behind |
 //! | `FAKE_VLLM_MAX_MODEL_LEN` | longest sequence (`--max-model-len`, else the checkpoint's `config.json`, else 8192) |
+//! | `FAKE_VLLM_SLEEP_MS` | milliseconds it takes to fall asleep (0) |
+//! | `FAKE_VLLM_SLEEP_FAULT` | what goes wrong with sleeping and waking (see [`sleep::SleepFault`]) |
 //! | `FAKE_VLLM_REQUESTS` | a file that gets one JSON line `{path, headers, body}` for each request |
 //!
 //! Words in the prompt: `FAKE:<fault> [N]` (the fault after N tokens, 3 unless told), `FAKE:count N` (answers the
@@ -40,6 +42,7 @@ mod processes;
 mod run;
 mod server;
 mod settings;
+mod sleep;
 mod startup;
 mod vocabulary;
 

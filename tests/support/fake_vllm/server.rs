@@ -22,6 +22,7 @@ use crate::fault::Fault;
 use crate::metrics;
 use crate::openai::{self, Job, Kind, Refusal};
 use crate::run::{Run, Step};
+use crate::sleep;
 
 /// The connection ends in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +99,16 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         "/v1/chat/completions" => Kind::Chat,
         "/v1/completions" => Kind::Text,
         "/tokenize" | "/detokenize" => return Ok(tokens(path, &body, &engine)),
-        _ => return Ok(json_answer(404, &json!({"detail": "Not Found"}))),
+        _ => {
+            let answer = sleep::post(path, head.uri.query().unwrap_or_default(), &body, &engine).await;
+            if answer.is_some() {
+                engine.record(
+                    json!({"path": head.uri.to_string(), "headers": {}, "body": String::from_utf8_lossy(&body)}),
+                );
+            }
+            let (status, value) = answer.unwrap_or((404, json!({"detail": "Not Found"})));
+            return Ok(json_answer(status, &value));
+        }
     };
     let is_json = head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     let value: Value = match serde_json::from_slice(&body) {
@@ -121,7 +131,8 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         .map(|(name, value)| (name.as_str().to_owned(), json!(String::from_utf8_lossy(value.as_bytes()))))
         .collect();
     engine.record(json!({"path": path, "headers": names, "body": value}));
-    if *engine.core_dead.borrow() {
+    engine.sleep.awake().await;
+    if *engine.core_dead.borrow() || engine.sleep.weights_lost() {
         return Ok(refused(&Refusal::engine_dead()));
     }
     let job = match Job::new(&engine, kind, &value, header("x-request-id").as_deref()) {
@@ -148,7 +159,10 @@ fn get(path: &str, engine: &Engine) -> Response<Body> {
         "/v1/chat/completions" | "/v1/completions" | "/tokenize" | "/detokenize" => {
             json_answer(405, &json!({"detail": "Method Not Allowed"}))
         }
-        _ => json_answer(404, &json!({"detail": "Not Found"})),
+        _ => {
+            let (status, value) = sleep::get(path, engine).unwrap_or((404, json!({"detail": "Not Found"})));
+            json_answer(status, &value)
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::fault::{Fault, Planned};
 use crate::processes::Role;
+use crate::sleep::SleepFault;
 use crate::startup::Phase;
 
 /// Everything the environment says; the table is in `main.rs`.
@@ -52,6 +53,12 @@ pub struct Settings {
     pub max_model_len: Option<u64>,
     /// Most stop strings one request may have; vLLM's own variable.
     pub max_stop_strings: usize,
+    /// vLLM's own variable: routes for development are served.
+    pub development: bool,
+    /// Time it takes to fall asleep.
+    pub sleep_time: Duration,
+    /// What goes wrong with sleeping and waking.
+    pub sleep_fault: Option<SleepFault>,
     /// Where requests are written down.
     pub requests: Option<PathBuf>,
 }
@@ -82,6 +89,10 @@ impl Settings {
             leave_files: switch("FAKE_VLLM_LEAVE_FILES"),
             max_model_len: number("FAKE_VLLM_MAX_MODEL_LEN"),
             max_stop_strings: number("VLLM_MAX_STOP_STRINGS").unwrap_or(4),
+            development: switch("VLLM_SERVER_DEV_MODE"),
+            sleep_time: Duration::from_millis(number("FAKE_VLLM_SLEEP_MS").unwrap_or(0)),
+            sleep_fault: text("FAKE_VLLM_SLEEP_FAULT")
+                .map(|name| SleepFault::named(&name).expect("FAKE_VLLM_SLEEP_FAULT: a known fault")),
             requests: text("FAKE_VLLM_REQUESTS").map(PathBuf::from),
         }
     }
