@@ -13,6 +13,7 @@ mod harness;
 mod answers;
 mod deaths;
 mod load;
+mod plans;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 2] = [("answers", answers::run), ("deaths", deaths::run)];
+    let groups: [(&str, Group); 3] = [("plans", plans::run), ("answers", answers::run), ("deaths", deaths::run)];
     for (name, run) in groups {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             run(&mut runner, &ground);

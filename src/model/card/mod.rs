@@ -87,7 +87,8 @@ pub struct Card {
     pub attention: Attention,
     /// Its experts, where it has some.
     pub experts: Option<Experts>,
-    /// Type of its weights as the configuration names it, e.g. `bfloat16`; empty where it does not.
+    /// Type of its weights as the configuration names it, e.g. `bfloat16`, or `float32` where the weights show it; else
+    /// empty.
     pub dtype: String,
     /// How its weights are packed, where they are.
     pub quantization: Option<Quantization>,
@@ -159,6 +160,9 @@ impl Card {
         let mut card = config.into_card()?;
         card.format = format;
         card.weights = weights::read(directory, format, card.block_count)?;
+        if card.dtype.is_empty() && card.weights.are_float32() {
+            card.dtype = "float32".into();
+        }
         card.parameters = if parameters > 0 { parameters } else { card.weights.values };
         card.generation = files::json(directory, "generation_config.json")?.unwrap_or_default();
         if card.quantization.is_none() {

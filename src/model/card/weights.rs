@@ -30,6 +30,12 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Whether all numbers that vLLM converts have 32 bits.
+    #[must_use]
+    pub fn are_float32(&self) -> bool {
+        self.floats > 0 && self.float_bytes == self.floats.saturating_mul(4)
+    }
+
     /// Bytes when every number vLLM converts takes `size` bytes, without the draft layers.
     #[must_use]
     pub fn served_bytes(&self, size: u64) -> u64 {
