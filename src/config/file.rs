@@ -182,6 +182,16 @@ mod tests {
     }
 
     #[test]
+    fn the_example_in_the_documents_is_a_file() {
+        let document = include_str!("../../docs/decisions/0019-configuration-file.md");
+        let example = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+        let file = parse(example).expect("a file");
+        assert_eq!(file.setting("keep-alive").map(|(value, _)| value).as_deref(), Some("30m"));
+        let name = ModelName::parse("qwen2.5:7b").expect("a name");
+        assert_eq!(file.models.get(&name.key()).and_then(|model| model.memory), Some(crate::config::Size(20 << 30)));
+    }
+
+    #[test]
     fn a_missing_file_is_fine_unless_it_was_named() {
         assert!(File::read(Some("/nowhere/vllama.toml".into())).is_err_and(|error| error.0.contains("--config")));
         let directory = tempfile::tempdir().expect("a directory");

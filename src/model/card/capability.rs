@@ -58,6 +58,13 @@ pub(super) fn senses(config: &Value, architecture: &str) -> Vec<Capability> {
         .collect()
 }
 
+/// Whether an architecture judges texts (rerankers, reward models): it writes none and makes no vectors of them.
+pub(super) fn judges(card: &Card) -> bool {
+    ["ForSequenceClassification", "ForTokenClassification", "ForRewardModel", "RewardModel"]
+        .iter()
+        .any(|ending| card.architecture.ends_with(ending))
+}
+
 /// Whether an architecture makes vectors and no text.
 fn pools(card: &Card) -> bool {
     card.pooling.is_some()
@@ -68,6 +75,9 @@ fn pools(card: &Card) -> bool {
 
 /// All it can do, in the order Ollama lists it; `card.capabilities` holds its senses.
 pub(super) fn of(card: &Card) -> Vec<Capability> {
+    if judges(card) {
+        return Vec::new();
+    }
     if pools(card) {
         return vec![Capability::Embedding];
     }

@@ -138,7 +138,13 @@ impl Card {
         self.capabilities.contains(&capability)
     }
 
-    /// Both templates, or an empty text.
+    /// Whether vLLM's pooling runner serves it: it makes vectors or judges texts, and writes none.
+    #[must_use]
+    pub fn is_pooling(&self) -> bool {
+        self.can(Capability::Embedding) || capability::judges(self)
+    }
+
+    /// Its templates.
     pub fn templates(&self) -> impl Iterator<Item = &str> {
         self.chat_template.iter().chain(&self.tool_template).map(String::as_str)
     }
@@ -159,15 +165,16 @@ impl Card {
         let format = config.format;
         let mut card = config.into_card()?;
         card.format = format;
+        if card.quantization.is_none() {
+            card.quantization = quantization::beside(directory)?;
+        }
         card.weights = weights::read(directory, format, card.block_count)?;
         if card.dtype.is_empty() && card.weights.are_float32() {
             card.dtype = "float32".into();
         }
-        card.parameters = if parameters > 0 { parameters } else { card.weights.values };
+        let bits = card.quantization.as_ref().and_then(|quantization| quantization.bits);
+        card.parameters = if parameters > 0 { parameters } else { card.weights.parameters(bits) };
         card.generation = files::json(directory, "generation_config.json")?.unwrap_or_default();
-        if card.quantization.is_none() {
-            card.quantization = quantization::beside(directory)?;
-        }
         card.pooling = pooling::read(directory)?;
         tokenizer::read(directory, &mut card)?;
         card.capabilities = capability::of(&card);
@@ -236,6 +243,12 @@ mod tests {
             ("chat_template.jinja", "{% if tools %}<tool_call>{% endif %}<think>"),
         ]);
         assert!(card.can(Capability::Tools) && card.can(Capability::Thinking) && !card.can(Capability::Insert));
+    }
+
+    #[test]
+    fn a_model_that_judges_texts_neither_writes_nor_embeds() {
+        let reranker = card(&[("config.json", r#"{"architectures":["Qwen3ForSequenceClassification"]}"#)]);
+        assert!(reranker.capabilities.is_empty() && reranker.is_pooling());
     }
 
     #[test]

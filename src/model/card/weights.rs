@@ -21,8 +21,10 @@ pub struct Weights {
     pub bytes: u64,
     /// Bytes of the layers that guess the tokens after the next one.
     pub draft_bytes: u64,
-    /// Numbers in all tensors, draft layers apart. A packed number counts as what it is stored in.
+    /// Numbers in tensors of floating point, draft layers and what only scales other weights apart.
     pub values: u64,
+    /// Bytes of tensors of whole numbers, in which packed weights are kept.
+    pub packed_bytes: u64,
     /// Numbers in tensors of 16 or 32 bits that vLLM converts to the type it computes in.
     pub floats: u64,
     /// Bytes of those tensors.
@@ -34,6 +36,13 @@ impl Weights {
     #[must_use]
     pub fn are_float32(&self) -> bool {
         self.floats > 0 && self.float_bytes == self.floats.saturating_mul(4)
+    }
+
+    /// Number of weights, when a packed one has this many bits.
+    #[must_use]
+    pub fn parameters(&self, bits: Option<u64>) -> u64 {
+        let packed = self.packed_bytes.saturating_mul(8) / bits.unwrap_or(8).max(1);
+        self.values.saturating_add(packed)
     }
 
     /// Bytes when every number vLLM converts takes `size` bytes, without the draft layers.
@@ -132,7 +141,13 @@ impl<'de> Visitor<'de> for Sum<'_> {
                 weights.draft_bytes = weights.draft_bytes.saturating_add(bytes);
                 continue;
             }
-            weights.values = weights.values.saturating_add(values);
+            if !is_beside(&name) {
+                if tensor.dtype.starts_with(['I', 'U']) {
+                    weights.packed_bytes = weights.packed_bytes.saturating_add(bytes);
+                } else {
+                    weights.values = weights.values.saturating_add(values);
+                }
+            }
             if matches!(tensor.dtype.as_str(), "BF16" | "F16" | "F32") {
                 weights.floats = weights.floats.saturating_add(values);
                 weights.float_bytes = weights.float_bytes.saturating_add(bytes);
@@ -151,6 +166,13 @@ fn is_draft(name: &str, layers: u64) -> bool {
     let Some((_, rest)) = name.split_once("model.layers.") else { return false };
     let number = rest.split('.').next().and_then(|number| number.parse::<u64>().ok());
     layers > 0 && number.is_some_and(|number| number >= layers)
+}
+
+/// Whether a tensor only tells how to unpack another one.
+fn is_beside(name: &str) -> bool {
+    ["scale", "scales", "scale_inv", "qzeros", "zero_point", "g_idx", "weight_shape"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]
@@ -178,7 +200,9 @@ mod tests {
         let index = r#"{"weight_map":{"model.layers.0.w":"model-1.safetensors"}}"#;
         fs::write(place.join("model.safetensors.index.json"), index).expect("written");
         let weights = read(place, Format::HuggingFace, 2).expect("weights");
-        assert_eq!(weights, Weights { bytes: 40, draft_bytes: 8, values: 11, floats: 6, float_bytes: 12 });
+        let expected = Weights { bytes: 40, draft_bytes: 8, values: 6, packed_bytes: 20, floats: 6, float_bytes: 12 };
+        assert_eq!(weights, expected);
+        assert_eq!(weights.parameters(Some(4)), 6 + 40);
         assert_eq!(weights.served_bytes(4), 20 + 24);
     }
 

@@ -126,9 +126,7 @@ fn on_gpus(load: &Load<'_>, gpu: u64, hardware: &Hardware, wishes: &Wishes) -> F
     let present = hardware.gpus.len() as u64;
     let splits: Vec<u64> = match wishes.tensor_parallel {
         Some(wish) => vec![wish.max(1)],
-        None => {
-            SPLITS.into_iter().filter(|gpus| *gpus <= present && load.card.head_count.is_multiple_of(*gpus)).collect()
-        }
+        None => SPLITS.into_iter().filter(|gpus| *gpus <= present && heads_split(load.card, *gpus)).collect(),
     };
     let wished = wishes.memory.map(|bytes| percent_of(bytes).clamp(1, 99));
     // Tried in this order: room to work in beside another model, at least some room, the GPU to itself.
@@ -198,6 +196,13 @@ fn is_even(card: &Card, gpus: u64) -> bool {
     }
 }
 
+/// Whether the heads can be dealt out: each GPU gets as many, and as many key/value heads or a copy of one.
+fn heads_split(card: &Card, gpus: u64) -> bool {
+    let (fewer, more) = (gpus.min(card.head_count_kv), gpus.max(card.head_count_kv));
+    card.head_count.is_multiple_of(gpus)
+        && (card.attention.latent_length > 0 || fewer == 0 || more.is_multiple_of(fewer))
+}
+
 /// Whether it can be split at all: experts can stay whole, other layers cannot.
 fn can_split(card: &Card, gpus: u64) -> bool {
     gpus == 1 || is_even(card, gpus) || card.experts.is_some_and(|experts| experts.count.is_multiple_of(gpus))
@@ -211,9 +216,7 @@ fn refuse_gpus(load: &Load<'_>, fit: &Fit, gpu: u64, hardware: &Hardware, need: 
         gpus => format!("on each of {gpus} GPUs"),
     };
     let enough = [2, 4, 8, 16, 32].into_iter().find(|gpus| {
-        *gpus > fit.gpus.max(hardware.gpus.len() as u64)
-            && load.card.head_count.is_multiple_of(*gpus)
-            && need(*gpus) <= room
+        *gpus > fit.gpus.max(hardware.gpus.len() as u64) && heads_split(load.card, *gpus) && need(*gpus) <= room
     });
     let more = enough.map(|gpus| format!("{gpus} GPUs of this size"));
     Refusal {
@@ -344,6 +347,11 @@ mod tests {
         // 28 heads cannot be split between 8.
         let refusal = on(150, &gpus(8, 24)).refusal.expect("too large");
         assert!(refusal.why.contains("on each of 4 GPUs"), "{}", refusal.why);
+        // Phi-4: 40 heads could, its 10 key/value heads cannot.
+        let phi = Card { head_count: 40, head_count_kv: 10, ..card() };
+        assert!(heads_split(&phi, 2) && !heads_split(&phi, 4));
+        let few = Card { head_count: 32, head_count_kv: 2, ..card() };
+        assert!(heads_split(&few, 8), "a key/value head can be there twice");
     }
 
     #[test]

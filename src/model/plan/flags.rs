@@ -52,14 +52,10 @@ const PLAIN: &str =
 
 pub(super) fn numbers(card: &Card, device: Device, hardware: &Hardware) -> Numbers {
     let flag = match device {
-        Device::Cpu
-            if card.can(Capability::Embedding) && card.dtype == "float32" && card.parameters <= SMALL_EMBEDDER =>
-        {
-            Some((
-                "float32",
-                "the vectors keep the precision of the checkpoint; a small embedding model is quick enough",
-            ))
-        }
+        Device::Cpu if card.is_pooling() && card.dtype == "float32" && card.parameters <= SMALL_EMBEDDER => Some((
+            "float32",
+            "the vectors keep the precision of the checkpoint; a small embedding model is quick enough",
+        )),
         Device::Cpu if hardware.bfloat16 => Some(("bfloat16", "the processor multiplies bfloat16 natively")),
         Device::Cpu => Some(("float32", "the processor has no bfloat16 instructions")),
         Device::Cuda if hardware.gpu_bfloat16() => None,
@@ -111,7 +107,7 @@ impl Chosen {
 
 pub(super) fn choose(case: &Case<'_>) -> Chosen {
     let mut chosen = Chosen::default();
-    let embeds = case.checkpoint.card.can(Capability::Embedding);
+    let embeds = case.checkpoint.card.is_pooling();
     length(case, embeds, &mut chosen);
     chosen.flag("--enable-prompt-tokens-details", "tells how much of a prompt came from the cache");
     chosen.flag("--enable-per-request-metrics", "exact prefill and decode times for Ollama's durations");
@@ -158,7 +154,8 @@ fn length(case: &Case<'_>, embeds: bool, chosen: &mut Chosen) {
 }
 
 fn runner(card: &Card, chosen: &mut Chosen) {
-    chosen.with("--runner", "pooling", "the checkpoint is an embedding model");
+    let what = if card.can(Capability::Embedding) { "an embedding model" } else { "a model that judges texts" };
+    chosen.with("--runner", "pooling", format!("the checkpoint is {what}"));
     if ["ForCausalLM", "ForConditionalGeneration", "LMHeadModel"]
         .iter()
         .any(|ending| card.architecture.ends_with(ending))
@@ -318,6 +315,11 @@ pub(super) fn environment(device: Device, fit: &Fit) -> Vec<Choice> {
             });
         }
         Device::Cuda => {
+            environment.push(with(
+                "CUDA_DEVICE_ORDER",
+                "PCI_BUS_ID",
+                "a GPU has the same number for all who count them",
+            ));
             environment.push(with(
                 "VLLM_SERVER_DEV_MODE",
                 "1",

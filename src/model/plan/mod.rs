@@ -11,7 +11,7 @@ mod wishes;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use super::{Capability, Card, Installed};
+use super::{Card, Installed};
 use fit::{Fit, Load};
 
 pub use adapter::Adapter;
@@ -122,7 +122,7 @@ impl Plan {
         let load = Load {
             name: checkpoint.name,
             card,
-            pooling: card.can(Capability::Embedding),
+            pooling: card.is_pooling(),
             weights: weights(checkpoint, numbers.size, speculates),
             value_size: numbers.size,
         };

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::memory::GIB;
 use super::*;
-use crate::model::{Card, Manifest, ModelName};
+use crate::model::{Capability, Card, Manifest, ModelName};
 
 fn model(capability: Capability) -> Installed {
     Installed {
