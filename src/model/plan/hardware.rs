@@ -37,21 +37,21 @@ impl Hardware {
         self.gpus.iter().filter_map(|gpu| gpu.capability).all(|capability| capability >= (8, 0))
     }
 
-    /// In one line, for people: `8 × NVIDIA H100 80GB HBM3`, or the CPU and its memory.
+    /// In a few words, for people: `8 GPUs: NVIDIA H100 80GB HBM3, 79.6 GiB each`, or the CPU and its memory.
     #[must_use]
     pub fn describe(&self) -> String {
         let Some(first) = self.gpus.first() else {
             return if self.nvidia {
-                "NVIDIA GPUs that nobody could ask".into()
+                "GPUs of a driver that could not be asked".into()
             } else {
                 format!("CPU with {} of memory", super::gibibytes(self.memory_available))
             };
         };
-        let name = if first.name.is_empty() { "GPU" } else { &first.name };
+        let name = if first.name.is_empty() { "of unknown kind" } else { &first.name };
         let memory = super::gibibytes(first.memory);
         match self.gpus.len() {
-            1 => format!("one {name} with {memory}"),
-            count => format!("{count} × {name} with {memory}"),
+            1 => format!("GPU: {name}, {memory}"),
+            count => format!("{count} GPUs: {name}, {memory} each"),
         }
     }
 }

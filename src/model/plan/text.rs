@@ -21,11 +21,11 @@ impl Plan {
     fn write(&self, text: &mut String, checkpoint: &Checkpoint<'_>, hardware: &Hardware) -> fmt::Result {
         let card = checkpoint.card;
         let machine = hardware.describe();
-        match (self.device, self.gpus) {
-            (Device::Cpu, _) => writeln!(text, "{} on the {machine}", self.served_name)?,
-            (Device::Cuda, 1) => writeln!(text, "{} on 1 GPU of {machine}", self.served_name)?,
-            (Device::Cuda, gpus) => writeln!(text, "{} on {gpus} GPUs of {machine}", self.served_name)?,
-        }
+        let part = match self.device {
+            Device::Cuda if hardware.gpus.len() != 1 => format!("{} of ", self.gpus),
+            _ => "the ".to_owned(),
+        };
+        writeln!(text, "{} on {part}{machine}", self.served_name)?;
         if let Some(refusal) = &self.refusal {
             writeln!(text, "\n✗ {}\n  {}\n  → {}", refusal.what, refusal.why, refusal.fix)?;
         }
