@@ -46,8 +46,9 @@ dist/vllama-gpu: $(SOURCES)
 	@touch $@
 
 .PHONY: model
-model: engine build ## install the embedded default model
+model: engine build ## install the default model and the embedding model
 	@dist/vllama import --if-missing --parameter $(DEFAULT_MODEL_PARAMETERS) --engine $(VENV)/bin/vllm --state-dir $(STATE) $(VENV)/share/vllama/$(DEFAULT_MODEL_FILE) $(DEFAULT_MODEL)
+	@dist/vllama import --if-missing --state-dir $(STATE) $(VENV)/share/vllama/$(EMBEDDING_MODEL_DIRECTORY) $(EMBEDDING_MODEL)
 
 .PHONY: test
 test: ## set everything up and run all tests

@@ -99,6 +99,7 @@ impl Ground {
         let plan = Plan {
             checkpoint: directory.path().join("checkpoint"),
             served_name: "tiny".into(),
+            checkpoint_name: "tiny".into(),
             device: Device::Cuda,
             gpus: 0,
             flags: Vec::new(),

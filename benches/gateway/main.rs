@@ -7,6 +7,7 @@
 
 mod load;
 #[path = "../../tests/support/harness/model.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
 mod model;
 mod relay;
 mod server;

@@ -4,6 +4,8 @@
 //! response (outward), error. Knows the scheduler's leases and the installed models, but no socket and no process.
 
 pub mod ollama;
+pub mod openai;
+mod upload;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,6 +22,8 @@ use crate::model::python::Python;
 use crate::model::{ModelName, Store};
 use crate::scheduler::{Scheduler, Snapshot};
 use crate::telemetry::{Facts, Health};
+
+pub use upload::{Refused, Upload};
 
 /// All that the answers are made from. Assembled once, before the port is opened.
 pub struct App {
@@ -55,11 +59,17 @@ impl App {
     }
 }
 
-/// One request, read completely.
-#[derive(Clone, Debug)]
+/// One request.
+#[derive(Debug)]
 pub struct Call {
-    /// The body; empty for GET and HEAD.
+    /// The method.
+    pub method: Method,
+    /// What stands in the path for the `{…}` of the route; empty for a route without.
+    pub parameter: String,
+    /// The body; empty for GET and HEAD, and for routes that take it as it comes.
     pub body: Bytes,
+    /// The body of a route that takes it as it comes.
+    pub upload: Upload,
     /// Identity of the request in the logs of vllama and of the engine.
     pub request_id: Arc<str>,
     /// Where to note what the access log wants to know.
@@ -78,7 +88,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
 pub struct Route {
     /// Methods it answers.
     pub methods: &'static [Method],
-    /// The exact path.
+    /// The exact path; a `{…}` at its end stands for any one part.
     pub path: &'static str,
     /// Answers the request.
     pub handler: fn(Arc<App>, Call) -> Answering,

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use crate::config::{Config, Voice};
 use crate::gpu::{Host, Pace, Watch};
 use crate::init::{Init, Spawner};
-use crate::model::plan::{Checkpoint, Hardware, Plan};
+use crate::model::plan::{Adapter, Checkpoint, Hardware, Plan};
 use crate::model::{Card, ModelName, Store};
 
 /// Explains, and gives the exit code.
@@ -46,6 +46,7 @@ struct Subject {
     directory: PathBuf,
     size: u64,
     card: Card,
+    adapter: Option<Adapter>,
     wishes_for: Option<ModelName>,
 }
 
@@ -65,7 +66,7 @@ fn explain(model: &str, config: &Config, spawner: Spawner) -> Result<String, Pro
         name: &subject.name,
         size: subject.size,
         card: &subject.card,
-        adapters: &[],
+        adapters: subject.adapter.as_slice(),
     };
     let plan = Plan::of(&checkpoint, &hardware, &wishes);
     Ok(match config.voice {
@@ -82,7 +83,7 @@ fn directory(text: &str) -> Result<Subject, Problem> {
     })?;
     let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let size = card.weights.bytes;
-    Ok(Subject { wishes_for: ModelName::parse(&name).ok(), name, directory, size, card })
+    Ok(Subject { wishes_for: ModelName::parse(&name).ok(), name, directory, size, card, adapter: None })
 }
 
 fn installed(text: &str, config: &Config) -> Result<Subject, Problem> {
@@ -93,7 +94,7 @@ fn installed(text: &str, config: &Config) -> Result<Subject, Problem> {
             "name an installed model, or give a directory with a / in it",
         )
     })?;
-    let store = Store::open(&config.models).map_err(|error| {
+    let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {
         let what = format!("cannot read the model store {}", config.models.display());
         Problem::new(what, error, "name the right directory with --models-dir or VLLAMA_MODELS")
     })?;
@@ -110,6 +111,7 @@ fn installed(text: &str, config: &Config) -> Result<Subject, Problem> {
         directory: model.directory.clone(),
         size: model.manifest.size,
         card: model.card.clone(),
+        adapter: model.adapter.clone(),
         wishes_for: Some(name),
     })
 }

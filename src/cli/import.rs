@@ -1,6 +1,7 @@
-//! `vllama import FILE NAME`: a GGUF file becomes an installed model.
+//! `vllama import PATH NAME`: a GGUF file or the directory of a Hugging Face checkpoint becomes an installed model.
 //!
-//! vLLM cannot load GGUF any more, so a script that the engine's Python runs makes a Hugging Face checkpoint of it.
+//! vLLM cannot load GGUF any more, so a script that the engine's Python runs makes a checkpoint of it. A directory is
+//! checked and copied.
 
 use std::path::Path;
 
@@ -10,8 +11,9 @@ use super::problem::Problem;
 use super::progress::Progress;
 use crate::config::Config;
 use crate::init::{Exit, Init, Spawner};
+use crate::model::directory::{Directory, DirectoryError};
 use crate::model::python::{IMPORT_GGUF, Python};
-use crate::model::{ModelName, Source, Store};
+use crate::model::{ModelName, Source, Staging, Store};
 
 /// What the script says.
 #[derive(Deserialize)]
@@ -25,7 +27,7 @@ enum Event {
 
 /// What is to be imported, and how.
 pub(super) struct Order<'a> {
-    /// The GGUF file.
+    /// The GGUF file, or the checkpoint's directory.
     pub file: &'a Path,
     /// The name it gets.
     pub name: &'a ModelName,
@@ -68,19 +70,54 @@ fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
         let what = format!("cannot write the model store {}", config.models.display());
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     };
-    let store = Store::open(&config.models).map_err(cannot_store)?;
+    let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(cannot_store)?;
     if if_missing && store.find(name).is_some() {
         progress.event(&serde_json::json!({"event": "installed", "model": name.display()}));
         progress.done(&format!("{name} is installed"));
         return Ok(());
     }
     let file = std::fs::canonicalize(file).map_err(|error| {
-        Problem::new(format!("cannot read {}", file.display()), error, "give the path of a GGUF file")
+        let fix = "give the path of a GGUF file or of a checkpoint's directory";
+        Problem::new(format!("cannot read {}", file.display()), error, fix)
     })?;
-    let python = Python::beside(&config.engine, &config.environment, spawner.clone());
     let staging = store.stage().map_err(cannot_store)?;
     progress.say(&format!("importing {} as {name}", file.display()));
-    let arguments = [file.into_os_string(), staging.directory().into()];
+    let source = if file.is_dir() {
+        copy(&file, &staging, &progress).map_err(|error| {
+            let advice = error.advice();
+            Problem::new(format!("cannot import {}", file.display()), error, format!("{advice}; nothing was installed"))
+        })?
+    } else {
+        convert(order, &file, &staging, spawner, &progress)?
+    };
+    progress.say("checking and installing");
+    write_parameters(staging.directory(), parameters).map_err(cannot_store)?;
+    let model = store.install(staging, name, source).map_err(cannot_store)?;
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let megabytes = model.manifest.size as f64 / 1e6;
+    progress.event(&serde_json::json!({"event": "installed", "model": name.display(), "bytes": model.manifest.size}));
+    progress.done(&format!("installed {name}, {megabytes:.0} MB"));
+    Ok(())
+}
+
+/// Copies a checkpoint's directory.
+fn copy(directory: &Path, staging: &Staging, progress: &Progress) -> Result<Source, DirectoryError> {
+    let directory = Directory::read(directory)?;
+    directory.copy_to(staging.directory(), |done, total| progress.part("copying", done, total))?;
+    Ok(directory.source)
+}
+
+/// Makes a checkpoint of a GGUF file.
+fn convert(
+    order: &Order<'_>,
+    file: &Path,
+    staging: &Staging,
+    spawner: &Spawner,
+    progress: &Progress,
+) -> Result<Source, Problem> {
+    let Order { name, config, .. } = *order;
+    let python = Python::beside(&config.engine, &config.environment, spawner.clone());
+    let arguments = [file.into(), staging.directory().into()];
     let mut running = python.run(IMPORT_GGUF, arguments, []).map_err(|error| {
         let what = format!("cannot start the engine's Python, {}", python.program().display());
         Problem::new(what, error, "install vLLM, or tell where its `vllm` program is with --engine")
@@ -98,24 +135,14 @@ fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
     }
     let (exit, said) = running.blocking_ended();
     let what = format!("cannot import {name}");
-    let source = match outcome {
-        Some(Ok(source)) if exit == Exit::Code(0) => source,
-        Some(Err(message)) => {
-            return Err(Problem::new(what, message, "the file is left as it was; nothing was installed"));
-        }
+    match outcome {
+        Some(Ok(source)) if exit == Exit::Code(0) => Ok(source),
+        Some(Err(message)) => Err(Problem::new(what, message, "the file is left as it was; nothing was installed")),
         _ => {
             let why = format!("the import ended without a result ({exit:?}) {said}");
-            return Err(Problem::new(what, why, "check that memory and disk suffice, then try again"));
+            Err(Problem::new(what, why, "check that memory and disk suffice, then try again"))
         }
-    };
-    progress.say("checking and installing");
-    write_parameters(staging.directory(), parameters).map_err(cannot_store)?;
-    let model = store.install(staging, name, source).map_err(cannot_store)?;
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let megabytes = model.manifest.size as f64 / 1e6;
-    progress.event(&serde_json::json!({"event": "installed", "model": name.display(), "bytes": model.manifest.size}));
-    progress.done(&format!("installed {name}, {megabytes:.0} MB"));
-    Ok(())
+    }
 }
 
 /// Puts sampling defaults beside those the file brought along.

@@ -58,7 +58,9 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
-    let store = Store::open(&config.models).map_err(|error| {
+    // Before the store: who holds this lock knows that nothing of a killed vllama holds others.
+    let run_lock = run_directory::lock(&config.run)?;
+    let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {
         let what = format!("cannot read the model store {}", config.models.display());
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;
@@ -67,15 +69,11 @@ fn start(config: Config) -> Result<i32, Problem> {
     let keep_alive = match own.or(config.keep_alive.as_ref()) {
         None => KeepAlive::Forever,
         Some(text) => keep_alive::parse_setting(text).map_err(|error| {
-            Problem::new(
-                format!("cannot keep models alive for '{text}'"),
-                error,
-                "give OLLAMA_KEEP_ALIVE as 5m, 300 or -1",
-            )
+            let what = format!("cannot keep models alive for '{text}'");
+            Problem::new(what, error, "give keep_alive or OLLAMA_KEEP_ALIVE as 5m, 300 or -1")
         })?,
     };
     preflight::engine(&config)?;
-    let run_lock = run_directory::lock(&config.run)?;
     let listener = listen(&config)?;
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper) = (init.spawner(), init.stopper());
@@ -151,6 +149,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let settings = server::Settings {
         body_limit: config.body_limit,
+        upload_limit: config.blob_limit,
         max_connections: config.max_connections,
         origins: config.origins.clone(),
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),

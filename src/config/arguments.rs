@@ -18,7 +18,7 @@ pub enum Verb {
     Serve(Box<Config>),
     /// Install a model from a GGUF file.
     Import {
-        /// The file.
+        /// The GGUF file, or the checkpoint's directory.
         file: PathBuf,
         /// The name it gets.
         name: ModelName,
@@ -100,23 +100,30 @@ fn command() -> Command {
                 .allow_hyphen_values(true)
                 .help("more arguments for `vllm serve`, last and verbatim"),
         );
-    let import = with_settings(Command::new("import").about("Install a model from a GGUF file"))
-        .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
-        .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
-        .arg(
-            Arg::new("parameter")
-                .long("parameter")
-                .value_name("KEY=VALUE")
-                .action(ArgAction::Append)
-                .value_delimiter(',')
-                .help("sampling defaults of the model, e.g. temperature=0.2,top_k=40"),
-        )
-        .arg(
-            Arg::new("if-missing")
-                .long("if-missing")
-                .action(ArgAction::SetTrue)
-                .help("leave an installed model of that name alone"),
-        );
+    let import =
+        with_settings(Command::new("import").about("Install a model from a GGUF file or a checkpoint's directory"))
+            .arg(
+                Arg::new("file")
+                    .value_name("PATH")
+                    .required(true)
+                    .value_parser(clap::value_parser!(PathBuf))
+                    .help("a GGUF file, or the directory of a Hugging Face checkpoint (safetensors)"),
+            )
+            .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
+            .arg(
+                Arg::new("parameter")
+                    .long("parameter")
+                    .value_name("KEY=VALUE")
+                    .action(ArgAction::Append)
+                    .value_delimiter(',')
+                    .help("sampling defaults of the model, e.g. temperature=0.2,top_k=40"),
+            )
+            .arg(
+                Arg::new("if-missing")
+                    .long("if-missing")
+                    .action(ArgAction::SetTrue)
+                    .help("leave an installed model of that name alone"),
+            );
     let explain = with_settings(Command::new("explain").about("Tell how a model would be served here, and why so"))
         .after_help(
             "Looks at the model's files and at this machine; needs no server and no engine. With --json one object.\n\
@@ -247,6 +254,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
         listen: host::parse(&values.text("host").unwrap_or_default())?,
         models: values.path("models-dir").unwrap_or_else(|| state.join("models")),
+        base_models: values.path("base-models-dir").unwrap_or_else(|| "/usr/share/vllama/models".into()),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
         engine_arguments: values.words("engine-args")?.into_iter().chain(trailing(matches)).collect(),
         cpu_cache_gib: values.number("cpu-cache")?,
@@ -257,6 +265,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         keep_alive: values.text("keep-alive"),
         max_queue: size(values.number("max-queue")?.unwrap_or(512)),
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
+        blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),
         max_connections: size(values.number("max-connections")?.unwrap_or(4096)),
         origins: values
             .text("origins")

@@ -30,6 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Directory of the models.
     pub models: PathBuf,
+    /// Directory of models that are only read, below the others; may be missing.
+    pub base_models: PathBuf,
     /// Directory for logs and caches.
     pub state: PathBuf,
     /// Directory for sockets and temporary files of engines; a short path.
@@ -54,6 +56,8 @@ pub struct Config {
     pub max_queue: usize,
     /// Largest request body, in bytes.
     pub body_limit: usize,
+    /// Largest uploaded file, in bytes.
+    pub blob_limit: u64,
     /// Most connections at a time.
     pub max_connections: usize,
     /// Browser origins allowed beside the local ones.

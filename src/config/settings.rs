@@ -39,6 +39,13 @@ pub const SETTINGS: &[Setting] = &[
         "<state-dir>/models",
         "where models are installed"
     ),
+    setting!(
+        "base-models-dir",
+        ["VLLAMA_BASE_MODELS"],
+        "DIR",
+        "/usr/share/vllama/models",
+        "models that are only read, below those of models-dir; may be missing"
+    ),
     setting!("state-dir", ["VLLAMA_STATE"], "DIR", "/var/lib/vllama as root, else ~/.vllama", "logs and caches"),
     setting!(
         "run-dir",
@@ -63,6 +70,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("keep-alive", ["OLLAMA_KEEP_ALIVE"], "TIME", "-1 (for ever)", "how long an idle model stays loaded"),
     setting!("max-queue", ["OLLAMA_MAX_QUEUE"], "NUMBER", "512", "most requests that wait for a model to load"),
     setting!("max-body", ["VLLAMA_MAX_BODY"], "MIB", "64", "largest request body"),
+    setting!("max-blob", ["VLLAMA_MAX_BLOB"], "GIB", "1024", "largest uploaded file"),
     setting!("max-connections", ["VLLAMA_MAX_CONNECTIONS"], "NUMBER", "4096", "most connections at a time"),
     setting!("origins", ["OLLAMA_ORIGINS"], "LIST", "", "browser origins allowed beside the local ones, with commas"),
     setting!(

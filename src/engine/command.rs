@@ -41,7 +41,7 @@ pub fn command(plan: &Plan, installation: &Installation, place: &Path) -> Comman
         "--uds".to_owned(),
         text(&socket(place)),
         "--served-model-name".to_owned(),
-        plan.served_name.clone(),
+        plan.checkpoint_name.clone(),
     ];
     for Choice { name, value, more, .. } in &plan.flags {
         arguments.push((*name).to_owned());
@@ -106,6 +106,7 @@ mod tests {
         Plan {
             checkpoint: "/models/smollm2".into(),
             served_name: "smollm2:135m".into(),
+            checkpoint_name: "smollm2:135m".into(),
             device,
             gpus: 0,
             flags: vec![

@@ -4,12 +4,20 @@
 //! Knows no HTTP and no engine. Of processes it knows the embedded Python scripts ([`python`]), which import and download.
 
 pub mod card;
+pub mod digest;
+pub mod directory;
+pub mod gather;
+pub mod manifest;
 pub mod name;
+pub mod overlay;
 pub mod parsers;
 pub mod plan;
 pub mod python;
+pub mod safetensors;
 pub mod store;
 
 pub use card::{Capability, Card, GenerationDefaults};
+pub use manifest::{Installed, Manifest, Source};
 pub use name::{InvalidName, ModelName};
-pub use store::{Installed, Manifest, Source, Staging, Store};
+pub use overlay::Overlay;
+pub use store::{Staging, Store};

@@ -95,7 +95,7 @@ impl Scheduler {
     /// # Errors
     /// [`LeaseError`] when the engine will not become ready.
     pub async fn lease(&self, model: &Arc<Installed>, keep_alive: Option<KeepAlive>) -> Result<Lease, LeaseError> {
-        if model.name != self.model.name {
+        if model.engine_key() != self.model.engine_key() {
             return Err(LeaseError::NotServed {
                 wanted: model.manifest.name.clone(),
                 served: self.model.manifest.name.clone(),
@@ -110,9 +110,22 @@ impl Scheduler {
 
     /// Marks the model for unloading once its last lease is dropped; answers at once. A model that is not loaded is fine.
     pub fn unload(&self, model: &Arc<Installed>) {
-        if model.name == self.model.name {
+        if model.engine_key() == self.model.engine_key() {
             self.command(Command::Unload);
         }
+    }
+
+    /// Waits until the open leases of a model are gone and its engine is stopped, for whoever is about to delete or
+    /// replace the files of a model whose engine no other installed name shares.
+    pub async fn retire(&self, model: &Arc<Installed>) -> Retired {
+        if model.engine_key() == self.model.engine_key() {
+            self.unload(model);
+            // Either channel closes only when the whole runtime goes down.
+            let _ = self.book.clone().wait_for(|book| book.leases == 0 && book.waiting == 0).await;
+            let down = |state| matches!(state, State::Stopped | State::Failed);
+            let _ = self.engine.status().wait_for(|status| down(status.state)).await;
+        }
+        Retired(())
     }
 
     /// Gives no lease any more; those that wait are told that vllama is shutting down.
@@ -159,6 +172,11 @@ impl Scheduler {
         let _ = self.commands.send(command);
     }
 }
+
+/// Held while the files of a retired model are changed.
+#[derive(Debug)]
+#[must_use]
+pub struct Retired(());
 
 /// Tells the keeper, when a wait for a lease ends, to look who still waits.
 struct TellGivenUp<'a>(&'a mpsc::UnboundedSender<Command>);

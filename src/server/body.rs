@@ -8,14 +8,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-/// Why a body was not taken. The connection is closed after the answer, since the rest of the body is still on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// Status of the answer.
-    pub status: StatusCode,
-    /// What the client is told.
-    pub text: String,
-}
+use crate::api::Refused;
 
 /// How long a body that is too large is read all the same, and thrown away. A client that is still sending would not
 /// see the answer otherwise, only a broken connection.
@@ -75,13 +68,21 @@ where
     match timeout(silence, body.frame()).await {
         Ok(None) => Ok(None),
         Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
-        Ok(Some(Err(error))) => {
-            Err(Refused { status: StatusCode::BAD_REQUEST, text: format!("request body could not be read: {error}") })
-        }
-        Err(_) => Err(Refused {
-            status: StatusCode::REQUEST_TIMEOUT,
-            text: format!("request body was not received in time: nothing came for {} seconds", silence.as_secs()),
-        }),
+        Ok(Some(Err(error))) => Err(unreadable(&error)),
+        Err(_) => Err(silent(silence)),
+    }
+}
+
+/// The connection broke, or what came is no HTTP.
+pub fn unreadable(error: &impl std::fmt::Display) -> Refused {
+    Refused { status: StatusCode::BAD_REQUEST, text: format!("request body could not be read: {error}") }
+}
+
+/// The client has said nothing for this long.
+pub fn silent(silence: Duration) -> Refused {
+    Refused {
+        status: StatusCode::REQUEST_TIMEOUT,
+        text: format!("request body was not received in time: nothing came for {} seconds", silence.as_secs()),
     }
 }
 

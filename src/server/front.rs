@@ -12,12 +12,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
+use super::bounded::Bounded;
 use super::cors::{self, Origins, Verdict};
 use super::patience::Patience;
 use super::record::{Record, Recorded};
-use super::router::{Entry, Found, Router};
+use super::router::{Entry, Found, Intake, Router};
 use super::{Settings, body, host, request_id};
-use crate::api::{self, Answering, Call, Reply};
+use crate::api::{self, Answering, Call, Reply, Upload};
 use crate::telemetry::Facts;
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
@@ -62,7 +63,15 @@ impl Front {
             ended: false,
             patience,
         };
-        let call = Call { body: bytes::Bytes::new(), request_id: request_id.clone(), facts, arrived: record.arrived };
+        let call = Call {
+            method: head.method.clone(),
+            parameter: String::new(),
+            body: bytes::Bytes::new(),
+            upload: Upload::default(),
+            request_id: request_id.clone(),
+            facts,
+            arrived: record.arrived,
+        };
         let mut reply = self.admit(&head, body, call).instrument(span).await;
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
@@ -125,17 +134,23 @@ impl Front {
     }
 
     async fn call(&self, entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call) -> Reply {
-        if !matches!(head.method, Method::GET | Method::HEAD) {
-            let asks_first = head.headers.contains_key(EXPECT);
-            let Settings { body_limit, body_timeout, .. } = self.settings;
-            match body::read(body, asks_first, body_limit, body_timeout).await {
+        call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
+        let Settings { body_limit, upload_limit, body_timeout, .. } = self.settings;
+        let asks_first = head.headers.contains_key(EXPECT);
+        let has_body = !matches!(head.method, Method::GET | Method::HEAD);
+        match entry.intake {
+            Intake::Whole if has_body => match body::read(body, asks_first, body_limit, body_timeout).await {
                 Ok(bytes) => call.body = bytes,
                 Err(refused) => {
                     let mut reply = (entry.refuse)(refused.status, &refused.text);
                     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     return reply;
                 }
+            },
+            Intake::Stream if has_body => {
+                call.upload = Upload::new(Bounded::new(body, upload_limit, body_timeout), asks_first);
             }
+            Intake::Whole | Intake::Stream => {}
         }
         // A bug met before the handler's future exists must not end the connection either.
         let answering = catch_unwind(AssertUnwindSafe(|| (entry.handler)(call)));
@@ -144,10 +159,15 @@ impl Front {
             Err(_) => None,
         };
         // The panic has been logged with its place; the client need not know it.
-        reply.unwrap_or_else(|| {
+        let mut reply = reply.unwrap_or_else(|| {
             let text = "vllama met a bug while it answered this request; its log says where";
             (entry.refuse)(StatusCode::INTERNAL_SERVER_ERROR, text)
-        })
+        });
+        if entry.intake == Intake::Stream && has_body && !reply.status().is_success() {
+            // The rest of the body may still be on its way.
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
     }
 }
 

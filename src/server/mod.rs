@@ -4,6 +4,7 @@
 //! Knows no model and no engine: what an answer says is the business of `api` and `telemetry`.
 
 mod body;
+mod bounded;
 mod cors;
 mod front;
 mod host;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub body_limit: usize,
     /// Longest request head in bytes; more is answered 431. At least 8192.
     pub header_limit: usize,
+    /// Longest body of a route that takes it as it comes, in bytes; more is answered 413.
+    pub upload_limit: u64,
     /// How long a client may take to send a request head once it has begun, or to begin its first one.
     pub header_timeout: Duration,
     /// How long a client may be silent in the middle of a body; then it is answered 408.
@@ -53,6 +56,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             body_limit: 64 * 1024 * 1024,
+            upload_limit: 1 << 40,
             header_limit: 64 * 1024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

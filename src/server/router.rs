@@ -4,19 +4,40 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
-use crate::api::{self, Answering, App, Call, Reply, ollama};
+use crate::api::{self, Answering, App, Call, Reply, ollama, openai};
 use crate::telemetry::Health;
 
 /// A route, ready to be called.
 pub struct Entry {
     /// Methods it answers.
     pub methods: &'static [Method],
-    /// The exact path.
+    /// The exact path; a `{…}` at its end stands for any one part.
     pub path: &'static str,
+    /// How it takes its body.
+    pub intake: Intake,
     /// Answers.
     pub handler: Box<dyn Fn(Call) -> Answering + Send + Sync>,
     /// Refuses, in the shape of the route's dialect.
     pub refuse: fn(StatusCode, &str) -> Reply,
+}
+
+/// How a route takes the body of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// Read completely before the handler is called.
+    Whole,
+    /// Handed to the handler as it comes.
+    Stream,
+}
+
+impl Entry {
+    /// What the path has where the route has its `{…}`; `None` when it is another path.
+    pub fn parameter<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.path.split_once('{') {
+            None => (self.path == path).then_some(""),
+            Some((start, _)) => path.strip_prefix(start).filter(|rest| !rest.is_empty() && !rest.contains('/')),
+        }
+    }
 }
 
 /// All routes.
@@ -39,13 +60,16 @@ pub enum Found<'a> {
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
 impl Router {
-    /// The routes of this version: the native API, then what operators ask.
+    /// The routes of this version: the native API, OpenAI's, then what operators ask.
     pub fn new(app: Arc<App>) -> Self {
-        let native = ollama::routes::ROUTES.iter().map(|route| {
+        let whole = ollama::routes::ROUTES.iter().chain(openai::routes::ROUTES).map(|route| (route, Intake::Whole));
+        let streams = ollama::routes::UPLOADS.iter().map(|route| (route, Intake::Stream));
+        let dialects = whole.chain(streams).map(|(route, intake)| {
             let app = app.clone();
             Entry {
                 methods: route.methods,
                 path: route.path,
+                intake,
                 handler: Box::new(move |call| (route.handler)(app.clone(), call)),
                 refuse: route.refuse,
             }
@@ -55,7 +79,7 @@ impl Router {
             entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             entry("/health/ready", &app, |app| health(&app.readiness())),
         ];
-        Self::of(native.chain(operators))
+        Self::of(dialects.chain(operators))
     }
 
     /// Any routes.
@@ -65,7 +89,7 @@ impl Router {
 
     /// Finds what there is.
     pub fn find<'a>(&'a self, method: &Method, path: &'a str) -> Found<'a> {
-        let here = || self.entries.iter().filter(|entry| entry.path == path);
+        let here = || self.entries.iter().filter(|entry| entry.parameter(path).is_some());
         if let Some(entry) = here().find(|entry| entry.methods.contains(method)) {
             return Found::Route(entry);
         }
@@ -74,7 +98,7 @@ impl Router {
             return Found::OtherMethods(methods);
         }
         match path.strip_suffix('/') {
-            Some(bare) if !bare.is_empty() && self.entries.iter().any(|entry| entry.path == bare) => {
+            Some(bare) if !bare.is_empty() && self.entries.iter().any(|entry| entry.parameter(bare).is_some()) => {
                 Found::WithoutSlash(bare)
             }
             _ => Found::Nothing,
@@ -85,7 +109,7 @@ impl Router {
 fn entry(path: &'static str, app: &Arc<App>, answer: fn(&App) -> Reply) -> Entry {
     let app = app.clone();
     let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
-    Entry { methods: GET, path, handler, refuse: ollama::error::refuse }
+    Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: ollama::error::refuse }
 }
 
 /// The status says whether the default model can answer, the body why not.

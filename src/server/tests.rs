@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::router::Entry;
+use super::router::{Entry, Intake};
 use super::*;
 use crate::api::{self, Answering, Call, Reply, ollama};
 
@@ -43,7 +43,7 @@ fn entry(
     path: &'static str,
     handler: impl Fn(Call) -> Answering + Send + Sync + 'static,
 ) -> Entry {
-    Entry { methods, path, handler: Box::new(handler), refuse: ollama::error::refuse }
+    Entry { methods, path, intake: Intake::Whole, handler: Box::new(handler), refuse: ollama::error::refuse }
 }
 
 fn plain(body: impl Into<Bytes>) -> Reply {
@@ -60,6 +60,24 @@ impl Server {
         let router = Router::of([
             entry(GET, "/hello", |_| Box::pin(async { plain("hello") })),
             entry(POST, "/echo", |call| Box::pin(async move { plain(call.body) })),
+            Entry {
+                intake: Intake::Stream,
+                ..entry(POST, "/take/{name}", |mut call| {
+                    Box::pin(async move {
+                        let mut taken = format!("{} of {:?}:", call.parameter, call.upload.length());
+                        loop {
+                            match call.upload.next().await {
+                                Ok(Some(bytes)) => taken.push_str(&String::from_utf8_lossy(&bytes)),
+                                Ok(None) => return plain(taken),
+                                Err(refused) => {
+                                    call.upload.discard().await;
+                                    return ollama::error::refuse(refused.status, &refused.text);
+                                }
+                            }
+                        }
+                    })
+                })
+            },
             entry(GET, "/id", |call| Box::pin(async move { plain(call.request_id.to_string()) })),
             entry(GET, "/panic", |_| Box::pin(async { panic!("a bug for a test") })),
             entry(GET, "/panic-early", |_| panic!("an early bug for a test")),
@@ -190,6 +208,30 @@ async fn a_body_or_a_head_that_is_too_large_is_refused() {
     let head = format!("GET /hello HTTP/1.1\r\nHost: localhost\r\nX-Big: {}\r\n\r\n", "x".repeat(20_000));
     let answer = server.ask(&head).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_taken_as_it_comes_has_bounds_too() {
+    let short = Duration::from_millis(200);
+    let settings = Settings { body_limit: 10, upload_limit: 100_000, body_timeout: short, ..Settings::default() };
+    let server = Server::start(settings).await;
+    let answer = server.ask(&post("/take/it", &"x".repeat(90_000))).await;
+    let wanted = format!("it of Some(90000):{}", "x".repeat(90_000));
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&wanted), "{} bytes", answer.len());
+    for path in ["/take", "/take/", "/take/a/b"] {
+        assert!(server.ask(&post(path, "x")).await.starts_with("HTTP/1.1 404 "), "{path}");
+    }
+    assert!(server.ask(&get("/take/it")).await.starts_with("HTTP/1.1 405 "));
+    let chunked = "POST /take/it HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = format!("186a1\r\n{}\r\n0\r\n\r\n", "x".repeat(100_001));
+    for answer in
+        [server.ask(&post("/take/it", &"x".repeat(100_001))).await, server.ask(&format!("{chunked}{body}")).await]
+    {
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("the limit is 100000 bytes"), "{answer}");
+    }
+    let silent = "POST /take/it HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab";
+    let answer = server.ask(silent).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("not received in time"), "{answer}");
 }
 
 #[tokio::test]

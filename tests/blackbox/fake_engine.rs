@@ -74,6 +74,28 @@ const FAITHFUL: &[&str] = &[
     "version",
 ];
 
+/// Recordings of an engine that embeds, which the fake answers in the same shape.
+const EMBEDDING: &[&str] = &[
+    "chat-on-embedder",
+    "embeddings",
+    "embeddings-bad-encoding",
+    "embeddings-base64",
+    "embeddings-batch",
+    "embeddings-dimensions",
+    "embeddings-empty-list",
+    "embeddings-empty-text",
+    "embeddings-no-activation",
+    "embeddings-normalize",
+    "embeddings-number",
+    "embeddings-token-lists",
+    "embeddings-too-long",
+    "embeddings-truncate-beyond",
+    "embeddings-truncate-zero",
+    "embeddings-truncated",
+    "embeddings-unknown-model",
+    "tokenize-on-embedder",
+];
+
 /// A fake engine without a vllama above it.
 struct Fake {
     child: Child,
@@ -83,12 +105,16 @@ struct Fake {
 
 impl Fake {
     async fn start() -> Self {
+        Self::with(&["--served-model-name", model::NAME, "HuggingFaceTB/SmolLM2-135M-Instruct"]).await
+    }
+
+    async fn with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("engine.sock");
         let child = Command::new(env!("CARGO_BIN_EXE_fake-vllm"))
             .args(["serve", "/nowhere", "--uds"])
             .arg(&socket)
-            .args(["--served-model-name", model::NAME, "HuggingFaceTB/SmolLM2-135M-Instruct"])
+            .args(arguments)
             .args(["--enable-per-request-metrics", "--enable-prompt-tokens-details"])
             .env("VLLM_MAX_STOP_STRINGS", "64")
             .stdout(Stdio::null())
@@ -121,7 +147,9 @@ fn recorded(directory: &Path, name: &str) -> (Request, String) {
     let body = match &request["body"] {
         Value::Null => None,
         Value::String(raw) => Some(raw.clone()),
-        body => Some(body.to_string().replace("word × 9000", &"word ".repeat(9000))),
+        body => Some([9000, 2000].iter().fold(body.to_string(), |body, number| {
+            body.replace(&format!("word × {number}"), &"word ".repeat(*number))
+        })),
     };
     if let Some(body) = body {
         sent = sent.header("Content-Type", "application/json").body(body);
@@ -169,10 +197,34 @@ impl Outline {
 
 #[tokio::test]
 async fn the_fake_answers_in_the_shapes_that_vllm_was_recorded_with() {
+    assert_faithful(&Fake::start().await, FAITHFUL).await;
+}
+
+#[tokio::test]
+async fn the_fake_embeds_in_the_shapes_that_vllm_was_recorded_with() {
+    let fake =
+        Fake::with(&["--served-model-name", "all-minilm:latest", "--runner", "pooling", "--max-model-len", "256"]);
+    let fake = fake.await;
+    assert_faithful(&fake, EMBEDDING).await;
+    // Not only the shape: as many numbers in a vector, as many tokens counted.
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vllm");
-    let fake = Fake::start().await;
+    for name in
+        ["embeddings", "embeddings-batch", "embeddings-truncated", "embeddings-token-lists", "tokenize-on-embedder"]
+    {
+        let (request, recording) = recorded(&directory, name);
+        let body = recording.split_once("\r\n\r\n").expect("a body").1;
+        let theirs: Value = serde_json::from_str(body).expect("JSON");
+        let ours = fake.client.request(&request).await.json();
+        assert_eq!((&ours["usage"], &ours["count"]), (&theirs["usage"], &theirs["count"]), "{name}");
+        let length = |answer: &Value| answer["data"][0]["embedding"].as_array().map(Vec::len);
+        assert_eq!(length(&ours), length(&theirs), "{name}");
+    }
+}
+
+async fn assert_faithful(fake: &Fake, names: &[&str]) {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vllm");
     let mut wrong = Vec::new();
-    for name in FAITHFUL {
+    for name in names {
         let (request, recording) = recorded(&directory, name);
         let answer = fake.client.request(&request).await;
         let ours = Outline::new(answer.status(), answer.header("content-type"), answer.text().trim_end());

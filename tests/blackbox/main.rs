@@ -5,15 +5,20 @@
 mod harness;
 
 mod answers;
+mod blobs;
 mod command_line;
 mod deaths;
 mod edges;
+mod embeddings;
 mod fake_engine;
 mod health;
+mod import;
+mod kills;
 mod life;
 mod loading;
 mod logs;
 mod many;
+mod models;
 mod plans;
 mod shape;
 mod transcripts;

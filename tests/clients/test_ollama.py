@@ -4,6 +4,8 @@ Usage: OLLAMA_HOST=127.0.0.1:PORT python -m unittest discover -s tests/clients
 """
 
 import asyncio
+import hashlib
+import tempfile
 import unittest
 
 import ollama
@@ -58,6 +60,35 @@ class OllamaPackage(unittest.TestCase):
         self.assertEqual(shown.modelinfo["llama.context_length"], 8192)
         self.assertEqual(shown.capabilities, ["completion"])
         self.assertEqual([model.model for model in ollama.ps().models], [MODEL])
+
+    def test_models_are_made_copied_and_deleted(self):
+        made = ollama.create(
+            "client-mario", from_=MODEL, system="You are Mario.", parameters={"temperature": 0, "stop": ["</s>"]}, stream=True
+        )
+        self.assertEqual([step.status for step in made][-1], "success")
+        shown = ollama.show("client-mario")
+        self.assertEqual(shown.parameters.split(), ["temperature", "0", "stop", '"</s>"'])
+        self.assertEqual(shown.details.parent_model, MODEL)
+        self.assertEqual(ollama.copy("client-mario", "client-luigi").status, "success")
+        self.assertEqual(ollama.create("client-luigi", from_="client-luigi", license="MIT").status, "success")
+        self.assertTrue(ollama.chat("client-luigi", QUESTION).message.content)
+        listed = {model.model for model in ollama.list().models}
+        self.assertLessEqual({"client-mario:latest", "client-luigi:latest"}, listed)
+        for name in ("client-mario", "client-luigi"):
+            self.assertEqual(ollama.delete(name).status, "success")
+        with self.assertRaises(ollama.ResponseError) as caught:
+            ollama.delete("client-mario")
+        self.assertEqual(caught.exception.status_code, 404)
+
+    def test_files_are_uploaded_by_their_digest(self):
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+            file.write(b"no GGUF at all")
+            file.flush()
+            digest = ollama.Client().create_blob(file.name)
+        self.assertEqual(digest, "sha256:" + hashlib.sha256(b"no GGUF at all").hexdigest())
+        with self.assertRaises(ollama.ResponseError) as caught:
+            ollama.create("client-file", files={"m.gguf": digest})
+        self.assertEqual(caught.exception.error, "supplied file was not in GGUF format")
 
     def test_load_by_an_empty_prompt(self):
         self.assertEqual(ollama.generate(MODEL, keep_alive=-1).done_reason, "load")

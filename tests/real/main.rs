@@ -12,6 +12,7 @@ mod harness;
 
 mod answers;
 mod deaths;
+mod embeddings;
 mod load;
 mod plans;
 
@@ -81,7 +82,8 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 3] = [("plans", plans::run), ("answers", answers::run), ("deaths", deaths::run)];
+    let groups: [(&str, Group); 4] =
+        [("plans", plans::run), ("answers", answers::run), ("embeddings", embeddings::run), ("deaths", deaths::run)];
     for (name, run) in groups {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             run(&mut runner, &ground);
@@ -110,5 +112,5 @@ fn import(ground: &Ground) {
         .status()
         .unwrap();
     assert!(status.success());
-    assert!(ground.models.join("registry.ollama.ai/library/smollm2/135m/model.safetensors").exists());
+    assert!(ground.models.join("registry.ollama.ai/library/smollm2/135m/vllama.json").exists());
 }

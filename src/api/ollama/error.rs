@@ -3,7 +3,8 @@
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::api::{self, Reply};
+use crate::api::{self, Refused, Reply};
+use crate::model::digest::{InvalidDigest, Sha256Digest};
 use crate::scheduler::{EngineGone, LeaseError};
 
 /// The sentence of a prompt that does not fit (ollama-api §6.9).
@@ -43,6 +44,53 @@ pub enum ApiError {
     /// Not installed; the name as the route shows it.
     #[error("model '{0}' not found")]
     NotFound(String),
+    /// Not installed, as the embedding routes tell it; the name as sent.
+    #[error("model {0:?} not found, try pulling it first")]
+    NotPulled(String),
+    /// `input` that is neither a text nor a list of texts (§3.5).
+    #[error("invalid input type")]
+    InvalidInput,
+    /// A text to embed does not fit, and may not be cut (§3.5).
+    #[error("the input length exceeds the context length")]
+    InputTooLong,
+    /// A text to embed would have to be cut to nothing (§3.5).
+    #[error("input after truncation exceeds maximum context length")]
+    NothingLeft,
+    /// A vector that cannot be told in JSON (§3.5).
+    #[error("embedding contains NaN or Inf values")]
+    NotFinite,
+    /// Not installed, in the words of `/api/copy`.
+    #[error("model {0:?} not found")]
+    NothingToCopy(String),
+    /// A name that breaks the grammar, on routes that say which: what it was for, and the name.
+    #[error("{0} {1:?} is invalid")]
+    InvalidNameOf(&'static str, String),
+    /// Something `/api/create` cannot make a model of; Ollama's words.
+    #[error("{0}")]
+    BadCreate(&'static str),
+    /// No digest, or none that Ollama knows.
+    #[error("{0}")]
+    InvalidDigest(#[from] InvalidDigest),
+    /// A file whose bytes have another digest than its name says: the one expected and the one found.
+    #[error("digest mismatch, expected \"{0}\", got \"{1}\"")]
+    DigestMismatch(Sha256Digest, Sha256Digest),
+    /// A file that nobody has uploaded.
+    #[error("blob \"{0}\" not found")]
+    NoBlob(Sha256Digest),
+    /// A body that was not taken to its end.
+    #[error("{0}")]
+    Upload(#[from] Refused),
+    /// The import of a file failed through no fault of the file: what happened and what to do.
+    #[error("{0}")]
+    Import(String),
+    /// The model store does not do what it should; what the system says.
+    #[error("the model store could not be changed: {0}; check the disk and the directory's permissions")]
+    Store(String),
+    /// No room for what is to be written: bytes needed and bytes free.
+    #[error(
+        "there is not enough room in the model store: {0} bytes are needed, {1} are free; delete a model, or enlarge the disk"
+    )]
+    NoRoom(u64, u64),
     /// The model lacks the ability: the name as the case shows it, and the ability.
     #[error("{0} does not support {1}")]
     Unable(String, &'static str),
@@ -110,16 +158,31 @@ impl From<EngineGone> for ApiError {
     }
 }
 
+impl From<std::io::Error> for ApiError {
+    /// What the store says: a checkpoint that is none is the client's doing, the rest is ours.
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::InvalidData => Self::NotSupported(error.to_string()),
+            _ => Self::Store(error.to_string()),
+        }
+    }
+}
+
 impl ApiError {
     /// The status of the answer, where it can still be said.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::NotPulled(_) | Self::NothingToCopy(_) | Self::NoBlob(_) => StatusCode::NOT_FOUND,
+            Self::Upload(refused) => refused.status,
+            Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
-            Self::BadOption(..) | Self::BadFormat(_) | Self::Failed(_) | Self::Gone => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::BadOption(..)
+            | Self::BadFormat(_)
+            | Self::Failed(_)
+            | Self::Gone
+            | Self::Import(_)
+            | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoLease(error) => error.status,
             _ => StatusCode::BAD_REQUEST,
@@ -201,6 +264,11 @@ mod tests {
             (ApiError::InvalidName, 400, "invalid model name"),
             (ApiError::NotFound(s("nope")), 404, "model 'nope' not found"),
             (ApiError::NotFound(s("")), 404, "model '' not found"),
+            (ApiError::NotPulled(s("nope")), 404, "model \"nope\" not found, try pulling it first"),
+            (ApiError::InvalidInput, 400, "invalid input type"),
+            (ApiError::InputTooLong, 400, "the input length exceeds the context length"),
+            (ApiError::NothingLeft, 400, "input after truncation exceeds maximum context length"),
+            (ApiError::NotFinite, 400, "embedding contains NaN or Inf values"),
             (ApiError::Unable(s("\"x\""), "chat"), 400, "\"x\" does not support chat"),
             (ApiError::Unable(s("\"x\""), "generate"), 400, "\"x\" does not support generate"),
             (ApiError::Unable(s("\"x\""), "thinking"), 400, "\"x\" does not support thinking"),

@@ -6,9 +6,10 @@ use http::StatusCode;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
-use super::messages::{Turn, turns};
+use super::messages::Turn;
 use super::names::Wanted;
 use super::options::Options;
+use super::prelude::Prelude;
 use super::request::{self, Endpoint, Logprobs, Prompt};
 use super::response::{Asked, Shape, loaded};
 use super::run::{Question, Run};
@@ -122,12 +123,14 @@ async fn prepare_chat(app: &App, call: &Call) -> Result<Step, ApiError> {
     if tools.is_some() && !model.card.can(Capability::Tools) {
         return Err(ApiError::Unable(model.name.full(), "tools"));
     }
-    let options = Options::parse(request.options)?;
+    let options = Options::parse(request.options)?.or(&Options::of(&model));
     if request.messages.is_empty() {
         return load(app, call, &model, wishes.keep_alive, (Shape::Chat, asked)).await.map(Step::Answered);
     }
     let response_format = format::parse(request.format)?;
-    let turns = turns(&request.messages)?;
+    let prelude = Prelude::of(&model);
+    let own = prelude.messages();
+    let turns = prelude.chat(&own, &request)?;
     let run = Run::begin(app, call, &model, wishes.keep_alive).await?;
     let stream = request.stream.unwrap_or(true);
     let common = run.common(Endpoint::Chat, stream, &options, response_format, false);
@@ -171,16 +174,19 @@ async fn prepare_generate(app: &App, call: &Call) -> Result<Step, ApiError> {
         return Ok(Step::Answered(unload(app, &model, (Shape::Generate, asked))));
     }
     check_generate(&request, &wishes, &model)?;
-    let options = Options::parse(request.options)?;
+    let options = Options::parse(request.options)?.or(&Options::of(&model));
     if request.prompt.is_empty() {
         return load(app, call, &model, wishes.keep_alive, (Shape::Generate, asked)).await.map(Step::Answered);
     }
     let response_format = format::parse(request.format)?;
     check_supported(&request)?;
+    let prelude = Prelude::of(&model);
+    let own = prelude.messages();
+    let turns = if request.raw { Vec::new() } else { prelude.generation(&own, &request)? };
     let run = Run::begin(app, call, &model, wishes.keep_alive).await?;
     let stream = request.stream.unwrap_or(true);
     let thinking = think::thinking(wishes.think, &model.card);
-    let prompt = prompt(&run, &request, thinking).await?;
+    let prompt = prompt(&run, &request, turns, thinking).await?;
     let endpoint = if matches!(prompt, Rendered::Turns(_)) { Endpoint::Chat } else { Endpoint::Completions };
     let common = run.common(endpoint, stream, &options, response_format, !request.raw);
     let body = match &prompt {
@@ -204,12 +210,15 @@ enum Rendered<'a> {
 }
 
 /// Prepares the prompt. With a `context` the engine renders the new turn, and its tokens follow the old ones (§6.3).
-async fn prompt<'a>(run: &Run, request: &'a GenerateRequest<'a>, thinking: Thinking) -> Result<Rendered<'a>, ApiError> {
+async fn prompt<'a>(
+    run: &Run,
+    request: &'a GenerateRequest<'a>,
+    turns: Vec<Turn<'a>>,
+    thinking: Thinking,
+) -> Result<Rendered<'a>, ApiError> {
     if request.raw {
         return Ok(Rendered::Text(&request.prompt));
     }
-    let system = (!request.system.is_empty()).then(|| Turn::new("system", &request.system, &[]));
-    let turns: Vec<_> = system.into_iter().chain([Turn::new("user", &request.prompt, &request.images)]).collect();
     if request.context.is_empty() {
         return Ok(Rendered::Turns(turns));
     }

@@ -15,7 +15,7 @@ const FOREVER: Duration = Duration::from_nanos(i64::MAX as u64);
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names are Ollama's")]
 pub struct Details {
-    pub parent_model: &'static str,
+    pub parent_model: String,
     pub format: String,
     pub family: String,
     pub families: [String; 1],
@@ -34,7 +34,7 @@ impl Details {
         let told = |text: &str| if text.is_empty() { "unknown" } else { text }.to_owned();
         let family = told(&model.card.family);
         Self {
-            parent_model: "",
+            parent_model: model.overlay().parent.clone(),
             format: told(&model.manifest.format),
             families: [family.clone()],
             family,
@@ -165,6 +165,7 @@ pub(super) mod tests {
         Installed {
             name: ModelName::parse("smollm2:135m").expect("a valid name"),
             directory: "/models/smollm2".into(),
+            adapter: None,
             modified_at: UNIX_EPOCH + Duration::from_secs(1_795_402_351),
             manifest: Manifest {
                 name: "smollm2:135m".into(),
@@ -174,6 +175,7 @@ pub(super) mod tests {
                 quantization: "Q4_1".into(),
                 license: Some("apache-2.0".into()),
                 parameters: 134_515_008,
+                ..Manifest::default()
             },
             card: Card {
                 architecture: "LlamaForCausalLM".into(),

@@ -88,10 +88,11 @@ fn content<'a>(text: &'a str, images: &'a [Text<'a>]) -> Content<'a> {
 ///
 /// # Errors
 /// [`ApiError::BadArguments`] when a call in the history has arguments that are no object.
-pub fn turns<'a>(messages: &'a [Message<'a>]) -> Result<Vec<Turn<'a>>, ApiError> {
+pub fn turns<'a>(messages: impl IntoIterator<Item = &'a Message<'a>>) -> Result<Vec<Turn<'a>>, ApiError> {
     let mut open: VecDeque<Open<'a>> = VecDeque::new();
     let mut calls_so_far = 0;
-    let mut turns = Vec::with_capacity(messages.len());
+    let messages = messages.into_iter();
+    let mut turns = Vec::with_capacity(messages.size_hint().0);
     for message in messages {
         let mut turn = Turn::new(&message.role, &message.content, &message.images);
         if message.role.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -5,11 +5,18 @@
 //! engine answers is turned back line by line ([`response`], [`stream`]). Out: a [`Reply`](super::Reply).
 //! Knows nothing of sockets and processes, and decides nothing about models: the scheduler does.
 
+pub mod blobs;
+pub mod change;
+pub mod copy;
+pub mod create;
+pub mod delete;
+pub mod embed;
 pub mod engine;
 pub mod error;
 pub mod format;
 pub mod images;
 pub mod inference;
+pub mod input;
 pub mod json;
 pub mod keep_alive;
 pub mod listing;
@@ -17,6 +24,9 @@ pub mod logprobs;
 pub mod messages;
 pub mod names;
 pub mod options;
+pub mod order;
+pub mod prelude;
+pub mod progress;
 pub mod request;
 pub mod response;
 pub mod routes;
@@ -27,6 +37,7 @@ pub mod stream;
 pub mod think;
 pub mod tool_calls;
 pub mod types;
+pub mod vectors;
 
 /// The version that `/api/version` reports: a recent release of Ollama whose behaviour this follows. Clients compare it
 /// with the oldest they support, digit by digit (§13.1), so it must be a plain Ollama number; vllama's own version is

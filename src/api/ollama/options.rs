@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
-use crate::model::GenerationDefaults;
+use crate::model::{GenerationDefaults, Installed};
 
 /// Ollama's own numbers, for models whose checkpoint says nothing.
 const TEMPERATURE: f64 = 0.8;
@@ -58,7 +58,8 @@ pub struct Options {
     repeat_last_n: Option<i64>,
     presence_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
-    stop: Vec<String>,
+    num_ctx: Option<i64>,
+    stop: Option<Vec<String>>,
 }
 
 /// A value of an option, of the type the option has.
@@ -76,11 +77,40 @@ impl Options {
     /// # Errors
     /// [`ApiError::BadOption`] for a value of the wrong type, [`ApiError::BadJson`] when `options` is no object.
     pub fn parse(raw: Option<&RawValue>) -> Result<Self, ApiError> {
-        let mut options = Self::default();
-        let Some(raw) = raw else { return Ok(options) };
+        let Some(raw) = raw else { return Ok(Self::default()) };
         let given: Map<String, Value> = serde_json::from_str(raw.get())
             .map_err(|_| ApiError::BadJson("json: cannot unmarshal options: expected an object".to_owned()))?;
-        for (name, value) in &given {
+        Self::of_map(&given)
+    }
+
+    /// The options a model was made with; they were checked then.
+    #[must_use]
+    pub fn of(model: &Installed) -> Self {
+        Self::of_map(&model.overlay().parameters).unwrap_or_default()
+    }
+
+    /// These options, and where they say nothing those.
+    #[must_use]
+    pub fn or(self, defaults: &Self) -> Self {
+        Self {
+            temperature: self.temperature.or(defaults.temperature),
+            top_k: self.top_k.or(defaults.top_k),
+            top_p: self.top_p.or(defaults.top_p),
+            min_p: self.min_p.or(defaults.min_p),
+            seed: self.seed.or(defaults.seed),
+            num_predict: self.num_predict.or(defaults.num_predict),
+            repeat_penalty: self.repeat_penalty.or(defaults.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.or(defaults.repeat_last_n),
+            presence_penalty: self.presence_penalty.or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.or(defaults.frequency_penalty),
+            num_ctx: self.num_ctx.or(defaults.num_ctx),
+            stop: self.stop.or_else(|| defaults.stop.clone()),
+        }
+    }
+
+    fn of_map(given: &Map<String, Value>) -> Result<Self, ApiError> {
+        let mut options = Self::default();
+        for (name, value) in given {
             let Some((_, kind)) = KNOWN.iter().find(|(known, _)| known == name) else {
                 tracing::debug!(option = name, "an option that Ollama does not know is ignored");
                 continue;
@@ -106,10 +136,18 @@ impl Options {
             ("seed", Setting::Integer(value)) => self.seed = Some(value),
             ("num_predict", Setting::Integer(value)) => self.num_predict = Some(value),
             ("repeat_last_n", Setting::Integer(value)) => self.repeat_last_n = Some(value),
-            ("stop", Setting::Strings(value)) => self.stop = value,
-            // The rest belongs to llama.cpp; num_ctx is the engine's own and never reloads it (§13.14).
+            ("num_ctx", Setting::Integer(value)) => self.num_ctx = Some(value),
+            ("stop", Setting::Strings(value)) => self.stop = Some(value),
+            // The rest belongs to llama.cpp.
             _ => {}
         }
+    }
+
+    /// Longest text to embed, in tokens, where the request says one. To a chat it means nothing: the context is the
+    /// engine's own and never reloads it (§13.14).
+    #[must_use]
+    pub fn context_length(&self) -> Option<u64> {
+        self.num_ctx.and_then(|length| u64::try_from(length).ok()).filter(|length| *length > 0)
     }
 
     /// What the engine is told. A value comes from the request; else the checkpoint's own default holds, which the
@@ -139,7 +177,7 @@ impl Options {
             frequency_penalty: self.frequency_penalty.map(|value| value.clamp(-2.0, 2.0)),
             seed: self.seed.filter(|seed| *seed >= 0),
             max_tokens: limit.tokens(self.num_predict),
-            stop: &self.stop,
+            stop: self.stop.as_deref().unwrap_or_default(),
         }
     }
 }
@@ -280,6 +318,21 @@ mod tests {
             GenerationDefaults { temperature: Some(0.6), top_k: Some(20), ..GenerationDefaults::default() };
         assert_eq!(sampling("{}", &checkpoint, CHAT), r#"{"top_p":0.9}"#);
         assert_eq!(sampling(r#"{"temperature":0}"#, &checkpoint, CHAT), r#"{"temperature":0.0,"top_p":0.9}"#);
+    }
+
+    #[test]
+    fn the_request_wins_over_the_model_and_the_model_over_the_checkpoint() {
+        let checkpoint = GenerationDefaults { temperature: Some(0.6), ..GenerationDefaults::default() };
+        let model = parsed(r#"{"temperature":0.1,"top_k":7,"stop":["a","b"],"num_ctx":4096}"#).expect("good options");
+        for (request, fields) in [
+            ("{}", r#"{"temperature":0.1,"top_k":7,"top_p":0.9,"stop":["a","b"]}"#),
+            (r#"{"temperature":1,"stop":["c"]}"#, r#"{"temperature":1.0,"top_k":7,"top_p":0.9,"stop":["c"]}"#),
+            (r#"{"stop":[]}"#, r#"{"temperature":0.1,"top_k":7,"top_p":0.9}"#),
+        ] {
+            let options = parsed(request).expect("good options").or(&model);
+            let sampling = serde_json::to_string(&options.sampling(&checkpoint, CHAT)).expect("sampling is JSON");
+            assert_eq!(sampling, fields, "{request}");
+        }
     }
 
     #[test]

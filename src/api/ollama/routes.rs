@@ -6,11 +6,13 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
+use super::change::blocking;
 use super::error::{self, ApiError};
 use super::names::Wanted;
 use super::types::ShowRequest;
-use super::{JSON, OLLAMA_VERSION, inference, json, listing, show};
+use super::{JSON, OLLAMA_VERSION, blobs, copy, create, delete, embed, inference, json, listing, show};
 use crate::api::{self, Answering, App, Call, Reply, Route};
+use crate::model::safetensors;
 
 /// Every native route; `HEAD` is answered wherever Ollama answers it (§13.7).
 pub static ROUTES: &[Route] = &[
@@ -18,14 +20,29 @@ pub static ROUTES: &[Route] = &[
     Route { methods: GET, path: "/api/version", handler: |_, _| now(version()), refuse },
     Route { methods: GET, path: "/api/tags", handler: |app, _| now(tags(&app)), refuse },
     Route { methods: GET_ONLY, path: "/api/ps", handler: |app, _| now(running(&app)), refuse },
-    Route { methods: POST, path: "/api/show", handler: |app, call| now(settle(shown(&app, &call))), refuse },
+    Route { methods: POST, path: "/api/show", handler: |app, call| later(shown(app, call)), refuse },
+    Route { methods: POST, path: "/api/create", handler: |app, call| later(create::create(app, call)), refuse },
+    Route { methods: POST, path: "/api/copy", handler: |app, call| later(copy::copy(app, call)), refuse },
+    Route { methods: DELETE, path: "/api/delete", handler: |app, call| later(delete::delete(app, call)), refuse },
     Route { methods: POST, path: "/api/generate", handler: |app, call| later(inference::generate(app, call)), refuse },
     Route { methods: POST, path: "/api/chat", handler: |app, call| later(inference::chat(app, call)), refuse },
+    Route { methods: POST, path: "/api/embed", handler: |app, call| later(embed::embed(app, call)), refuse },
+    Route { methods: POST, path: "/api/embeddings", handler: |app, call| later(embed::embeddings(app, call)), refuse },
 ];
 
+/// Native routes that take their body as it comes.
+pub static UPLOADS: &[Route] = &[Route {
+    methods: HEAD_POST,
+    path: "/api/blobs/{digest}",
+    handler: |app, call| later(blobs::blob(app, call)),
+    refuse,
+}];
+
+const HEAD_POST: &[Method] = &[Method::HEAD, Method::POST];
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 const GET_ONLY: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
+const DELETE: &[Method] = &[Method::DELETE];
 
 fn refuse(status: StatusCode, text: &str) -> Reply {
     error::refuse(status, text)
@@ -73,7 +90,7 @@ fn running(app: &App) -> Reply {
 }
 
 /// `POST /api/show`, which must answer while the engine is still loading (§13.24).
-fn shown(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError> {
+async fn shown(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let text = json::text(&call.body)?;
     let request: ShowRequest = json::decode(&text)?;
     let asked = if request.model.trim().is_empty() { request.name.trim() } else { request.model.trim() };
@@ -81,10 +98,19 @@ fn shown(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError> {
         return Err(ApiError::ModelRequired);
     }
     let wanted = Wanted::parse(asked)?;
-    let model = wanted.find(app, &wanted.name.display(), "remote model details are unavailable")?;
+    let model = wanted.find(&app, &wanted.name.display(), "remote model details are unavailable")?;
     call.facts.set_model(model.name.display());
     let snapshot = app.scheduler.snapshot();
     let context_length = snapshot.engines.iter().find(|engine| engine.model == model.name);
     let context_length = context_length.and_then(|engine| engine.context_length);
-    Ok(api::whole(StatusCode::OK, JSON, show::show(&model, asked, &request.system, context_length)))
+    let tensors = if request.verbose {
+        let directory = model.directory.clone();
+        let tensors = blocking(move || safetensors::tensors(&directory)).await;
+        // The rest can be shown all the same.
+        Some(tensors.inspect_err(|error| tracing::warn!(%error, "the tensors cannot be read")).unwrap_or_default())
+    } else {
+        None
+    };
+    let shown = show::Asked { name: asked, system: &request.system, context_length, tensors: tensors.as_deref() };
+    Ok(api::whole(StatusCode::OK, JSON, show::show(&model, &shown)))
 }

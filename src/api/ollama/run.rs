@@ -57,6 +57,18 @@ impl Run {
         self.lease.served_name()
     }
 
+    /// Longest sequence the engine takes, in tokens.
+    pub fn max_model_len(&self) -> u64 {
+        self.lease.max_model_len()
+    }
+
+    /// Nanoseconds since the request came, and those it waited for the model; never zero (ollama-api §7).
+    pub fn durations(&self) -> (u64, u64) {
+        let nanoseconds = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let Clock { arrived, leased, .. } = self.clock;
+        (nanoseconds(arrived.elapsed()), nanoseconds(leased.saturating_duration_since(arrived)))
+    }
+
     /// The fields that requests to both endpoints have in common.
     pub fn common<'a>(
         &'a self,

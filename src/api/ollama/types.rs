@@ -108,6 +108,38 @@ object! {
 }
 
 object! {
+    /// `POST /api/embed`.
+    pub struct EmbedRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// A text, or a list of texts; without one this is a request to load.
+        pub input: Option<&'a RawValue>,
+        /// Whether a text that is too long loses its end; absent is true.
+        pub truncate: Option<bool>,
+        /// Length the vectors are cut to; 0 is their own.
+        pub dimensions: i64,
+        /// How long the model stays loaded.
+        pub keep_alive: Option<&'a RawValue>,
+        /// Of these `num_ctx` counts.
+        pub options: Option<&'a RawValue>,
+    }
+}
+
+object! {
+    /// `POST /api/embeddings`, the older way to embed one text.
+    pub struct EmbeddingsRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// The text; without one this is a request to load.
+        pub prompt: Text<'a>,
+        /// How long the model stays loaded.
+        pub keep_alive: Option<&'a RawValue>,
+        /// Of these `num_ctx` counts.
+        pub options: Option<&'a RawValue>,
+    }
+}
+
+object! {
     /// `POST /api/show`.
     pub struct ShowRequest<'a> {
         /// Name of the model.
@@ -116,6 +148,60 @@ object! {
         pub name: Text<'a>,
         /// System prompt to show instead of the model's.
         pub system: Text<'a>,
+        /// Whether to show what is long, too.
+        pub verbose: bool,
+    }
+}
+
+object! {
+    /// `POST /api/copy`.
+    pub struct CopyRequest<'a> {
+        /// Name of the model.
+        pub source: Text<'a>,
+        /// The name it gets beside that.
+        pub destination: Text<'a>,
+    }
+}
+
+object! {
+    /// `DELETE /api/delete`.
+    pub struct DeleteRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// The same under its old name.
+        pub name: Text<'a>,
+    }
+}
+
+object! {
+    /// `POST /api/create`.
+    pub struct CreateRequest<'a> {
+        /// Name of the new model.
+        pub model: Text<'a>,
+        /// The same under its old name.
+        pub name: Text<'a>,
+        /// The model it is made from.
+        pub from: Text<'a>,
+        /// Uploaded files it is made of: name and digest.
+        pub files: Option<&'a RawValue>,
+        /// Uploaded files of a LoRA adapter.
+        pub adapters: Option<&'a RawValue>,
+        /// Template.
+        pub template: Text<'a>,
+        /// A licence or several.
+        pub license: Option<&'a RawValue>,
+        /// System prompt.
+        pub system: Text<'a>,
+        /// Defaults for `options`.
+        pub parameters: Option<&'a RawValue>,
+        /// Turns that come before those of the client.
+        pub messages: Option<&'a RawValue>,
+        /// Type to quantize to.
+        pub quantize: Text<'a>,
+        /// The same under its old name.
+        pub quantization: Text<'a>,
+        /// Whether to stream; absent is true.
+        pub stream: Option<bool>,
     }
 }
 

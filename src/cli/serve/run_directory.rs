@@ -3,6 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -29,7 +30,7 @@ pub(super) fn lock(run: &Path) -> Result<Lock, Problem> {
         .mode(0o600)
         .open(run.join("vllama.lock"))
         .map_err(cannot_use)?;
-    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+    let file = exclusively(file).ok_or_else(|| {
         Problem::new(
             format!("cannot use the run directory {}", run.display()),
             "another vllama uses it",
@@ -43,6 +44,20 @@ pub(super) fn lock(run: &Path) -> Result<Lock, Problem> {
         }
     }
     Ok(Lock { _file: file })
+}
+
+/// Locks the file. A vllama that was killed in the middle of starting a process leaves a child that holds its locks for
+/// the moment until it becomes another program.
+fn exclusively(mut file: File) -> Option<Flock<File>> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Some(locked),
+            Err(_) if Instant::now() > deadline => return None,
+            Err((unlocked, _)) => file = unlocked,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The name of an engine's directory: short, since Unix sockets have short paths.

@@ -168,7 +168,8 @@ impl Card {
         if card.quantization.is_none() {
             card.quantization = quantization::beside(directory)?;
         }
-        card.weights = weights::read(directory, format, card.block_count)?;
+        // Whether they are whole is checked where they are installed; without figures a plan takes the size on disk.
+        card.weights = weights::read(directory, format, card.block_count).unwrap_or_default();
         if card.dtype.is_empty() && card.weights.are_float32() {
             card.dtype = "float32".into();
         }

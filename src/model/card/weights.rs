@@ -1,18 +1,13 @@
 //! What a checkpoint's weight files hold, from their headers: the sizes of those that vLLM loads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs;
-use std::io::{BufReader, Read};
 use std::path::Path;
 
-use serde::de::{Deserializer as _, MapAccess, Visitor};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
 use super::{CardError, Format, files};
-
-/// Largest header of a weight file that is read, in bytes; the format's own limit.
-const HEADER_LIMIT: u64 = 100_000_000;
+use crate::model::safetensors::{self, Tensor};
 
 /// What the weight files hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,13 +48,36 @@ impl Weights {
     }
 }
 
+impl Weights {
+    fn add(&mut self, tensor: &Tensor, layers: u64) {
+        let (bytes, values) = (tensor.bytes(), tensor.elements());
+        self.bytes = self.bytes.saturating_add(bytes);
+        if is_draft(&tensor.name, layers) {
+            self.draft_bytes = self.draft_bytes.saturating_add(bytes);
+            return;
+        }
+        if !is_beside(&tensor.name) {
+            if tensor.dtype.starts_with(['I', 'U']) {
+                self.packed_bytes = self.packed_bytes.saturating_add(bytes);
+            } else {
+                self.values = self.values.saturating_add(values);
+            }
+        }
+        if matches!(tensor.dtype.as_str(), "BF16" | "F16" | "F32") {
+            self.floats = self.floats.saturating_add(values);
+            self.float_bytes = self.float_bytes.saturating_add(bytes);
+        }
+    }
+}
+
 /// Reads the headers of the files that vLLM would load; `layers` is the number of the model's own layers.
 pub(super) fn read(directory: &Path, format: Format, layers: u64) -> Result<Weights, CardError> {
+    let files: Vec<_> = loaded(directory, format)?.into_iter().map(|name| directory.join(name)).collect();
+    let tensors =
+        safetensors::headers_of(&files).map_err(|source| CardError::File { file: "the weights".to_owned(), source })?;
     let mut weights = Weights::default();
-    for file in loaded(directory, format)? {
-        let opened =
-            fs::File::open(directory.join(&file)).map_err(|source| CardError::File { file: file.clone(), source })?;
-        add_header(opened, layers, &mut weights).map_err(|error| files::invalid(&file, error))?;
+    for tensor in &tensors {
+        weights.add(tensor, layers);
     }
     Ok(weights)
 }
@@ -87,74 +105,6 @@ fn loaded(directory: &Path, format: Format) -> Result<BTreeSet<String>, CardErro
     }
     let ours: BTreeSet<_> = present.iter().filter(|name| !consolidated(name)).cloned().collect();
     Ok(if ours.is_empty() { present } else { ours })
-}
-
-fn add_header(
-    mut file: fs::File,
-    layers: u64,
-    weights: &mut Weights,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut length = [0; 8];
-    file.read_exact(&mut length)?;
-    let length = u64::from_le_bytes(length);
-    if length > HEADER_LIMIT {
-        return Err(format!("its header is said to have {length} bytes; it is no safetensors file").into());
-    }
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file.take(length)));
-    json.deserialize_map(Sum { layers, weights })?;
-    Ok(())
-}
-
-/// One tensor's entry in a header.
-#[derive(Deserialize)]
-struct Tensor {
-    dtype: String,
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
-}
-
-/// Adds a header's tensors up while it is read.
-struct Sum<'a> {
-    layers: u64,
-    weights: &'a mut Weights,
-}
-
-impl<'de> Visitor<'de> for Sum<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a header of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            let tensor: Tensor = map.next_value()?;
-            let bytes = tensor.data_offsets.1.saturating_sub(tensor.data_offsets.0);
-            let values = tensor.shape.iter().fold(1_u64, |product, side| product.saturating_mul(*side));
-            let weights = &mut *self.weights;
-            weights.bytes = weights.bytes.saturating_add(bytes);
-            if is_draft(&name, self.layers) {
-                weights.draft_bytes = weights.draft_bytes.saturating_add(bytes);
-                continue;
-            }
-            if !is_beside(&name) {
-                if tensor.dtype.starts_with(['I', 'U']) {
-                    weights.packed_bytes = weights.packed_bytes.saturating_add(bytes);
-                } else {
-                    weights.values = weights.values.saturating_add(values);
-                }
-            }
-            if matches!(tensor.dtype.as_str(), "BF16" | "F16" | "F32") {
-                weights.floats = weights.floats.saturating_add(values);
-                weights.float_bytes = weights.float_bytes.saturating_add(bytes);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether a tensor belongs to the layers that guess the tokens after the next one: they lie in a part of their own or
@@ -221,6 +171,6 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         fs::write(directory.path().join("model.safetensors"), [0xff; 64]).expect("written");
         let error = read(directory.path(), Format::HuggingFace, 0).expect_err("no header").to_string();
-        assert!(error.contains("model.safetensors") && error.contains("no safetensors file"), "{error}");
+        assert!(error.contains("model.safetensors") && error.contains("no whole safetensors file"), "{error}");
     }
 }

@@ -256,7 +256,8 @@ fn adapters(case: &Case<'_>, chosen: &mut Chosen) {
     let Some(widest) = adapters.iter().map(|adapter| adapter.rank).max() else { return };
     chosen.flag("--enable-lora", "the model is served with an adapter");
     // One flag for all: of two, vLLM's command line keeps the last.
-    let mut modules = adapters.iter().map(|adapter| format!("{}={}", adapter.name, adapter.directory.display()));
+    let mut modules =
+        adapters.iter().map(|adapter| serde_json::json!({"name": adapter.name, "path": adapter.directory}).to_string());
     chosen.flags.push(Choice {
         name: "--lora-modules",
         value: modules.next(),

@@ -74,8 +74,10 @@ pub struct Checkpoint<'a> {
 pub struct Plan {
     /// Directory of the checkpoint.
     pub checkpoint: PathBuf,
-    /// The name the engine knows the model by.
+    /// The name requests give the engine.
     pub served_name: String,
+    /// The name of the bare checkpoint: the same, or another where the name belongs to the checkpoint with an adapter.
+    pub checkpoint_name: String,
     /// Where inference runs.
     pub device: Device,
     /// GPUs it takes; 0 on the CPU.
@@ -107,7 +109,7 @@ impl Plan {
             name: &model.manifest.name,
             size: model.manifest.size,
             card: &model.card,
-            adapters: &[],
+            adapters: model.adapter.as_slice(),
         };
         Self::of(&checkpoint, hardware, wishes)
     }
@@ -140,6 +142,11 @@ impl Plan {
         Self {
             checkpoint: checkpoint.directory.to_owned(),
             served_name: checkpoint.name.to_owned(),
+            checkpoint_name: if checkpoint.adapters.iter().any(|adapter| adapter.name == checkpoint.name) {
+                format!("{} without its adapter", checkpoint.name)
+            } else {
+                checkpoint.name.to_owned()
+            },
             device,
             gpus: usize::try_from(fit.gpus).unwrap_or(usize::MAX),
             flags,

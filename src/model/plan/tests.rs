@@ -11,6 +11,7 @@ fn model(capability: Capability) -> Installed {
     Installed {
         name: ModelName::parse("smollm2:135m").expect("a name"),
         directory: "/models/smollm2".into(),
+        adapter: None,
         modified_at: SystemTime::UNIX_EPOCH,
         manifest: Manifest {
             name: "smollm2:135m".into(),
@@ -20,6 +21,7 @@ fn model(capability: Capability) -> Installed {
             quantization: "Q4_1".into(),
             license: None,
             parameters: 1,
+            ..Manifest::default()
         },
         card: Card { capabilities: vec![capability], ..Card::default() },
     }
@@ -118,12 +120,25 @@ fn adapters_are_named_with_room_for_the_widest() {
     let modules: Vec<_> = plan.flags.iter().filter(|choice| choice.name == "--lora-modules").collect();
     assert_eq!(modules.len(), 1, "of two such flags vLLM keeps the last");
     assert_eq!(
-        (modules[0].value.as_deref(), modules[0].more.as_slice()),
-        (Some("one=/a/one"), &["two=/a/two".into()][..])
+        (modules[0].value.as_deref(), modules[0].more.join(" ").as_str()),
+        (Some(r#"{"name":"one","path":"/a/one"}"#), r#"{"name":"two","path":"/a/two"}"#)
     );
     assert_eq!(value(&plan, "--max-lora-rank").as_deref(), Some("32"));
     assert_eq!(value(&plan, "--max-loras").as_deref(), Some("2"));
     assert!(plan.flags.iter().any(|choice| choice.name == "--enable-lora"));
+}
+
+#[test]
+fn a_name_that_stands_for_checkpoint_and_adapter_asks_for_both() {
+    let mut model = model(Capability::Completion);
+    model.adapter = Some(Adapter { name: model.manifest.name.clone(), directory: "/a".into(), rank: 8 });
+    let plan = Plan::new(&model, &hardware(), &Wishes::default());
+    assert_eq!(plan.served_name, "smollm2:135m");
+    assert_ne!(plan.checkpoint_name, plan.served_name, "two things, two names");
+    assert_eq!(value(&plan, "--lora-modules").as_deref(), Some(r#"{"name":"smollm2:135m","path":"/a"}"#));
+    model.adapter = None;
+    let plan = Plan::new(&model, &hardware(), &Wishes::default());
+    assert_eq!(plan.checkpoint_name, plan.served_name);
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Plan {
         }
         let directory = self.checkpoint.to_string_lossy();
         let _ = write!(command, "  vllm serve {}", shell_words::quote(&directory));
-        let _ = write!(command, " \\\n    --served-model-name {}", shell_words::quote(&self.served_name));
+        let _ = write!(command, " \\\n    --served-model-name {}", shell_words::quote(&self.checkpoint_name));
         for choice in &self.flags {
             let _ = write!(command, " \\\n    {}", choice.name);
             for value in choice.value.iter().chain(&choice.more) {
@@ -122,7 +122,8 @@ fn facts(card: &Card) -> Vec<(&'static str, String)> {
             (dtype, _) => dtype.to_owned(),
         }
     });
-    facts.push(("weights", format!("{}, {numbers}", gibibytes(card.weights.bytes))));
+    let size = if card.weights.bytes > 0 { gibibytes(card.weights.bytes) } else { "no safetensors".to_owned() };
+    facts.push(("weights", format!("{size}, {numbers}")));
     if let Some(experts) = card.experts {
         facts.push(("experts", format!("{} in each layer", experts.count)));
     }

@@ -94,6 +94,8 @@ pub struct Arguments {
     pub request_metrics: bool,
     /// Put `prompt_tokens_details` in the usage.
     pub prompt_token_details: bool,
+    /// Whether it embeds instead of generating.
+    pub pooling: bool,
     /// Whether tools can be used at all.
     pub tools: bool,
     /// Whether it can sleep.
@@ -140,6 +142,7 @@ impl Arguments {
             shutdown_timeout: number("--shutdown-timeout").unwrap_or(0),
             request_metrics: all("--enable-per-request-metrics").is_some(),
             prompt_token_details: all("--enable-prompt-tokens-details").is_some(),
+            pooling: one("--runner").as_deref() == Some("pooling"),
             tools: all("--enable-auto-tool-choice").is_some(),
             sleep_mode: all("--enable-sleep-mode").is_some(),
             given,

@@ -30,10 +30,12 @@
 //! | `FAKE_VLLM_REQUESTS` | a file that gets one JSON line `{path, headers, body}` for each request |
 //!
 //! Words in the prompt: `FAKE:<fault> [N]` (the fault after N tokens, 3 unless told), `FAKE:count N` (answers the
-//! numbers 1 to N), `FAKE:text …` (answers the rest), `FAKE:replay NAME N`. `GET /fake/requests` tells the last request.
+//! numbers 1 to N), `FAKE:text …` (answers the rest), `FAKE:replay NAME N`, `FAKE:nan` (a vector of what is no number).
+//! `GET /fake/requests` tells the last request.
 
 mod answer;
 mod arguments;
+mod embeddings;
 mod engine;
 mod fault;
 mod metrics;

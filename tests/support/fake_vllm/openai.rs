@@ -42,7 +42,8 @@ impl Refusal {
         Self { status, kind, param: None, message: message.into() }
     }
 
-    fn about(mut self, param: &str) -> Self {
+    /// Names the parameter.
+    pub fn about(mut self, param: &str) -> Self {
         self.param = Some(param.to_owned());
         self
     }

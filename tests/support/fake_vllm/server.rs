@@ -18,11 +18,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::engine::Engine;
-use crate::fault::Fault;
-use crate::metrics;
+use crate::fault::{Fault, Planned};
 use crate::openai::{self, Job, Kind, Refusal};
 use crate::run::{Run, Step};
-use crate::sleep;
+use crate::{embeddings, metrics, sleep};
 
 /// The connection ends in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -95,10 +94,12 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     if head.method == Method::GET {
         return Ok(get(path, &engine));
     }
-    let kind = match path {
-        "/v1/chat/completions" => Kind::Chat,
-        "/v1/completions" => Kind::Text,
-        "/tokenize" | "/detokenize" => return Ok(tokens(path, &body, &engine)),
+    // A pooling engine has other routes than one that generates.
+    let kind = match (path, engine.arguments.pooling) {
+        ("/v1/chat/completions", false) => Some(Kind::Chat),
+        ("/v1/completions", false) => Some(Kind::Text),
+        ("/v1/embeddings", true) => None,
+        ("/tokenize" | "/detokenize", _) => return Ok(tokens(path, &body, &engine)),
         _ => {
             let answer = sleep::post(path, head.uri.query().unwrap_or_default(), &body, &engine).await;
             if answer.is_some() {
@@ -135,6 +136,7 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     if *engine.core_dead.borrow() || engine.sleep.weights_lost() {
         return Ok(refused(&Refusal::engine_dead()));
     }
+    let Some(kind) = kind else { return embed(&engine, &value, &raw).await };
     let job = match Job::new(&engine, kind, &value, header("x-request-id").as_deref()) {
         Ok(job) => job,
         Err(refusal) => return Ok(refused(&refusal)),
@@ -149,8 +151,27 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     if job.stream { Ok(stream(job, run, engine)) } else { whole(job, run, &engine).await }
 }
 
+/// Vectors, after the time that the first token of another answer takes.
+async fn embed(engine: &Arc<Engine>, body: &Value, raw: &Raw) -> Result<Response<Body>, CutOff> {
+    let _running = engine.start_running();
+    tokio::time::sleep(engine.settings.first_token).await;
+    let first = if body["input"].is_array() { &body["input"][0] } else { &body["input"] };
+    let planned = first.as_str().and_then(Planned::in_prompt).or(engine.settings.fault);
+    if let Some(planned) = planned.filter(|planned| planned.fault.comes_first()) {
+        return instead(planned.fault, raw);
+    }
+    Ok(match embeddings::answer(engine, body) {
+        Ok(answer) => json_answer(200, &answer),
+        Err(refusal) => refused(&refusal),
+    })
+}
+
 fn get(path: &str, engine: &Engine) -> Response<Body> {
     match path {
+        "/v1/embeddings" if engine.arguments.pooling => json_answer(405, &json!({"detail": "Method Not Allowed"})),
+        "/v1/chat/completions" | "/v1/completions" if engine.arguments.pooling => {
+            json_answer(404, &json!({"detail": "Not Found"}))
+        }
         "/health" | "/ping" => empty(if *engine.core_dead.borrow() { 503 } else { 200 }),
         "/version" => json_answer(200, &json!({"version": "0.32.0"})),
         "/metrics" => typed(200, "text/plain; version=1.0.0; charset=utf-8", metrics::render(engine)),
@@ -194,7 +215,11 @@ fn tokens(path: &str, body: &[u8], engine: &Arc<Engine>) -> Response<Body> {
         return json_answer(200, &json!({"prompt": engine.vocabulary.text(&ids)}));
     }
     let kind = if value["messages"].is_array() { Kind::Chat } else { Kind::Text };
-    match openai::prompt(engine, kind, &value) {
+    let found = match value["prompt"].as_str() {
+        Some(prompt) if engine.arguments.pooling => Ok((embeddings::marked(engine, prompt), String::new())),
+        _ => openai::prompt(engine, kind, &value),
+    };
+    match found {
         Err(refusal) => refused(&refusal),
         Ok((tokens, _)) => {
             let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();

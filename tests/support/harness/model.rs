@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 /// The name of the model every test has.
 pub const NAME: &str = "smollm2:135m";
@@ -13,8 +14,31 @@ const TEMPLATE: &str = "{% for message in messages %}{% if loop.first and messag
     {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
-/// Installs the model under `tag` in the store at `models`.
+/// The digest of that model, as a recorded server told it.
+const DIGEST: &str = "084d77eeeafcb3d4d49683808fc408ef6299ea6f55c1219f35939eb3e38feb2e";
+
+/// The size of that model in bytes.
+const SIZE: u64 = 98_363_007;
+
+/// Installs the model under `tag` in the store at `models`, with a digest of its own.
 pub fn install(models: &Path, model: &str, tag: &str) {
+    install_sized(models, model, tag, SIZE);
+}
+
+/// The same, with a manifest that claims this size in bytes.
+pub fn install_sized(models: &Path, model: &str, tag: &str, size: u64) {
+    let name = format!("{model}:{tag}");
+    let hash = sha2::Sha256::digest(&name);
+    let own: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    install_as(models, model, tag, (if name == NAME { DIGEST } else { &own }, size));
+}
+
+/// Installs the default model's checkpoint under another name, as `ollama cp` does.
+pub fn install_copy(models: &Path, model: &str, tag: &str) {
+    install_as(models, model, tag, (DIGEST, SIZE));
+}
+
+fn install_as(models: &Path, model: &str, tag: &str, (digest, size): (&str, u64)) {
     let directory = models.join("registry.ollama.ai/library").join(model).join(tag);
     std::fs::create_dir_all(&directory).expect("a directory for the model");
     let write = |name: &str, value: &Value| {
@@ -47,8 +71,7 @@ pub fn install(models: &Path, model: &str, tag: &str) {
     write(
         "vllama.json",
         &json!({
-            "name": format!("{model}:{tag}"), "digest": "084d77eeeafcb3d4d49683808fc408ef6299ea6f55c1219f35939eb3e38feb2e",
-            "size": 98_363_007, "format": "gguf", "quantization": "Q4_1", "license": "Apache-2.0",
+            "name": format!("{model}:{tag}"), "digest": digest, "size": size, "format": "gguf", "quantization": "Q4_1", "license": "Apache-2.0",
             "parameters": 134_515_008,
         }),
     );

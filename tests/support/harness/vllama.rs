@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Answer, Client, Request};
-use super::{model, processes};
+use super::{embedder, model, processes};
 
 /// Longest wait for any state. Far above what is normal, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,7 +42,7 @@ pub async fn within<T>(limit: Duration, what: &str, mut state: impl AsyncFnMut()
 pub struct Builder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    directory: TempDir,
+    directory: Arc<TempDir>,
     mark: String,
     start_limit: Duration,
 }
@@ -53,10 +54,14 @@ pub struct Vllama {
     /// Its address.
     pub address: SocketAddr,
     process: Running,
-    directory: TempDir,
+    directory: Arc<TempDir>,
     mark: String,
     /// Longest wait for the engine.
     start_limit: Duration,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    /// Whether the next one cleans up what this one leaves.
+    abandoned: bool,
 }
 
 /// What is left of a vllama that ended by itself.
@@ -78,7 +83,11 @@ struct Running {
 }
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+struct Lines {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Whether the stream has ended and all of it is there.
+    ended: Arc<AtomicBool>,
+}
 
 impl Lines {
     fn read(stream: impl Read + Send + 'static) -> Self {
@@ -89,20 +98,16 @@ impl Lines {
             let mut line = Vec::new();
             while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                written.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                written.lines.lock().unwrap_or_else(PoisonError::into_inner).push(text);
                 line.clear();
             }
+            written.ended.store(true, Ordering::Release);
         });
         lines
     }
 
-    /// Whether the stream has ended: the thread that reads it holds the other reference.
-    fn whole(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
-    }
-
     fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -118,6 +123,7 @@ impl Vllama {
             ("HOME".to_owned(), path("home")),
             ("OLLAMA_HOST".to_owned(), "127.0.0.1:0".to_owned()),
             ("VLLAMA_MODELS".to_owned(), path("models")),
+            ("VLLAMA_BASE_MODELS".to_owned(), path("no-base")),
             ("VLLAMA_STATE".to_owned(), path("state")),
             ("VLLAMA_RUN".to_owned(), path("run")),
             ("VLLAMA_ENGINE".to_owned(), env!("CARGO_BIN_EXE_fake-vllm").to_owned()),
@@ -127,7 +133,14 @@ impl Vllama {
             ("FAKE_VLLM_MARK".to_owned(), mark.clone()),
         ];
         let arguments = ["serve", model::NAME, "--json"].map(str::to_owned).to_vec();
-        Builder { arguments, environment, directory, mark, start_limit: PATIENCE }
+        Builder { arguments, environment, directory: Arc::new(directory), mark, start_limit: PATIENCE }
+    }
+
+    /// A vllama with a tiny embedding model, which is the one it serves, and the fake engine with MiniLM's context.
+    pub fn with_fake_embedder() -> Builder {
+        let builder = Self::with_fake().env("FAKE_VLLM_MAX_MODEL_LEN", "256");
+        embedder::install(&builder.path().join("models"));
+        builder.arguments(&["serve", embedder::NAME, "--json"])
     }
 
     /// A vllama with the real engine of the virtual environment `venv`, a model store that holds the default model, and
@@ -286,6 +299,21 @@ impl Vllama {
         eventually("vllama ends", async || child.try_wait().expect("the state of a child")).await
     }
 
+    /// Ends it by SIGKILL, and nothing else with it: what it had started lives on. The builder starts the next one in the
+    /// same directories.
+    pub fn kill(mut self) -> Builder {
+        self.signal(Signal::SIGKILL);
+        let _ = self.process.child.wait();
+        self.abandoned = true;
+        Builder {
+            arguments: self.arguments.clone(),
+            environment: self.environment.clone(),
+            directory: self.directory.clone(),
+            mark: self.mark.clone(),
+            start_limit: self.start_limit,
+        }
+    }
+
     /// Ends it by SIGTERM and checks that it went in order and nothing is left.
     pub async fn stop(mut self) {
         self.signal(Signal::SIGTERM);
@@ -316,6 +344,9 @@ impl Vllama {
 
 impl Drop for Vllama {
     fn drop(&mut self) {
+        if self.abandoned {
+            return;
+        }
         if std::thread::panicking() {
             // Looks at its health fill the log; what happened last is what helps.
             let mut stderr = self.process.stderr.all();
@@ -348,6 +379,32 @@ impl Builder {
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         self
+    }
+
+    /// Puts this shell script where the engine's Python is: what it gets is `-c`, a script, and the script's arguments.
+    pub fn python(self, script: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let programs = self.path().join("bin");
+        std::fs::create_dir_all(&programs).expect("a directory for programs");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fake-vllm"), programs.join("vllm")).expect("a link");
+        let python = programs.join("python");
+        std::fs::write(&python, script).expect("a script");
+        std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).expect("an executable");
+        let engine = programs.join("vllm").to_string_lossy().into_owned();
+        self.env("VLLAMA_ENGINE", &engine)
+    }
+
+    /// Runs `vllama` with these arguments and this builder's environment, as a process of the caller's.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vllama"));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
     }
 
     /// Installs another model beside the one that is served.
@@ -387,8 +444,9 @@ impl Builder {
         .await;
         let address = address["address"].as_str().and_then(|address| address.parse().ok());
         let address: SocketAddr = address.expect("the address of the listening event");
-        let Self { directory, mark, start_limit, .. } = self;
-        Vllama { client: Client::Tcp(address), address, process, directory, mark, start_limit }
+        let Self { directory, mark, start_limit, arguments, environment } = self;
+        let client = Client::Tcp(address);
+        Vllama { client, address, process, directory, mark, start_limit, arguments, environment, abandoned: false }
     }
 
     /// Starts it and waits until it has ended by itself.
@@ -396,10 +454,10 @@ impl Builder {
         let mut process = self.spawn();
         let status = eventually("vllama ends", async || process.child.try_wait().expect("the state of a child")).await;
         end(&mut process.child, &self.mark);
-        // What was said last may not have been read yet.
-        let lines = [&process.stdout, &process.stderr];
-        eventually("all output is read", async || lines.iter().all(|lines| lines.whole()).then_some(())).await;
-        let [stdout, stderr] = lines.map(|lines| lines.all().join("\n"));
+        let streams = [&process.stdout, &process.stderr];
+        let read = async || streams.iter().all(|lines| lines.ended.load(Ordering::Acquire)).then_some(());
+        eventually("all it said has been read", read).await;
+        let [stdout, stderr] = streams.map(|lines| lines.all().join("\n"));
         Ended { status, stdout, stderr }
     }
 

@@ -1,0 +1,52 @@
+//! Changes of what a name stands for, shared by create, copy and delete: one at a time, and not under a running request.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::error::ApiError;
+use crate::api::App;
+use crate::model::{ModelName, Store};
+
+/// Changes what `name` stands for. When the engine of the model that has the name now is needed by no other model, and
+/// has not the key `next` either, its requests are waited for and it is stopped first: its files are about to go.
+///
+/// Goes on to its end when nobody waits for it any more, since half a change is none.
+///
+/// # Errors
+/// [`ApiError::Store`], or [`ApiError::NotSupported`] for a checkpoint that is none.
+pub async fn change<T: Send + 'static>(
+    app: &Arc<App>,
+    name: &ModelName,
+    next: Option<String>,
+    act: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let (app, name) = (app.clone(), name.clone());
+    let task = tokio::spawn(async move {
+        let store = app.store.clone();
+        let _lock = store.lock(&name).await?;
+        let goes = store
+            .find(&name)
+            .filter(|model| next.as_deref() != Some(model.engine_key().as_str()) && !store.shares_engine(model));
+        // Held until the name stands for something else, so that nobody starts the engine again from files that go.
+        let _retired = match goes {
+            Some(model) => Some(app.scheduler.retire(&model).await),
+            None => None,
+        };
+        blocking(move || act(&store)).await
+    });
+    task.await.unwrap_or_else(|error| Err(ApiError::Store(error.to_string())))
+}
+
+/// Runs what reads or writes the disk for long, away from the threads that answer.
+///
+/// # Errors
+/// What the store says.
+pub async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, ApiError> {
+    match spawn_blocking(act).await {
+        Ok(outcome) => Ok(outcome?),
+        // It panicked, which has been logged with its place, or vllama is going down.
+        Err(error) => Err(ApiError::Store(error.to_string())),
+    }
+}

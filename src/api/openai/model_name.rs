@@ -1,0 +1,162 @@
+//! The `model` of a JSON body: where it stands, and another in its place. Everything else stays as it is, byte by byte.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::api::ollama::json::Text;
+
+/// The only member that is looked at. A body that has it twice is refused: vLLM would take the other one.
+#[derive(Deserialize)]
+struct Peek<'a> {
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+}
+
+/// A name in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The name; borrowed from the body unless it held escapes.
+    pub name: Cow<'a, str>,
+    /// Its bytes in the body, quotes included.
+    pub range: Range<usize>,
+}
+
+/// Finds the model's name in a JSON object. `None` where there is no such member, or `null`.
+///
+/// # Errors
+/// When the body is no JSON object, has `model` twice, or `model` is no string.
+pub fn find(body: &[u8]) -> Result<Option<Place<'_>>, serde_json::Error> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        // serde would take a list for the members of the object in their order.
+        return Err(Error::custom("expected an object"));
+    }
+    let Some(raw) = serde_json::from_slice::<Peek>(body)?.model else { return Ok(None) };
+    place(body, raw).map(Some)
+}
+
+/// Finds the model's name in an answer of the engine, which is trusted to be JSON, and reads no further: the engine names
+/// the model before the megabytes of what it made. `None` where there is no such member, or the answer is no object.
+#[must_use]
+pub fn find_early(answer: &[u8]) -> Option<Place<'_>> {
+    let mut found: Option<&RawValue> = None;
+    // Leaving an object in the middle is an error to the reader, and this one's purpose.
+    let _ = Early(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(answer));
+    place(answer, found?).ok()
+}
+
+/// Takes the raw `model` out of an object and leaves.
+struct Early<'f, 'a>(&'f mut Option<&'a RawValue>);
+
+impl<'de> DeserializeSeed<'de> for Early<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Early<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some(Text(key)) = map.next_key()? {
+            if key == "model" {
+                *self.0 = Some(map.next_value()?);
+                return Ok(());
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+fn place<'a>(body: &'a [u8], raw: &'a RawValue) -> Result<Place<'a>, serde_json::Error> {
+    let Text(name) = serde_json::from_str(raw.get())?;
+    // The raw value is a piece of the body.
+    let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
+    Ok(Place { name, range: start..start + raw.get().len() })
+}
+
+/// The body with `name` in the place of the name that stands there; the body itself where that is the same.
+#[must_use]
+pub fn replaced(body: &Bytes, place: &Place<'_>, name: &str) -> Bytes {
+    if place.name == name {
+        return body.clone();
+    }
+    // A string always becomes JSON.
+    let name = serde_json::to_vec(name).unwrap_or_default();
+    let mut out = Vec::with_capacity(body.len() + name.len());
+    out.extend(&body[..place.range.start]);
+    out.extend(name);
+    out.extend(&body[place.range.end..]);
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn renamed(body: &str, name: &str) -> String {
+        let body = Bytes::from(body.to_owned());
+        let place = find(&body).expect("JSON").expect("a model");
+        String::from_utf8(replaced(&body, &place, name).to_vec()).expect("text")
+    }
+
+    #[test]
+    fn only_the_name_changes() {
+        for (body, expected) in [
+            (r#"{"model":"a"}"#, r#"{"model":"b:latest"}"#),
+            (
+                r#" { "input" : [1.50, 2e3] , "model" : "a" ,"x":{"model":"a"}, "new" : null } "#,
+                r#" { "input" : [1.50, 2e3] , "model" : "b:latest" ,"x":{"model":"a"}, "new" : null } "#,
+            ),
+            (r#"{"model":"\u0061","input":"ü"}"#, r#"{"model":"b:latest","input":"ü"}"#),
+        ] {
+            assert_eq!(renamed(body, "b:latest"), expected);
+        }
+        assert_eq!(renamed(r#"{"model":"a"}"#, "q\"\n"), r#"{"model":"q\"\n"}"#);
+    }
+
+    #[test]
+    fn an_answer_is_read_up_to_the_name() {
+        let body = br#"{"id":"embd-1","created":5,"model":"m","data":[{"embedding":[0.5, and never mind"#;
+        assert_eq!(find_early(body).map(|place| (place.name, place.range)), Some(("m".into(), 35..38)));
+        for body in [&b"{}"[..], b"", b"[\"m\"]", b"\xff\x00", br#"{"model":null}"#, br#"{"data":{"model":"m"}}"#] {
+            assert_eq!(find_early(body), None, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_name_costs_no_copy() {
+        let body = Bytes::from_static(br#"{"model":"a"}"#);
+        let place = find(&body).expect("JSON").expect("a model");
+        assert_eq!(replaced(&body, &place, "a").as_ptr(), body.as_ptr());
+    }
+
+    #[test]
+    fn what_names_no_model_or_two_is_told() {
+        assert_eq!(find(b"{}").expect("JSON"), None);
+        assert_eq!(find(br#"{"model":null}"#).expect("JSON"), None);
+        for body in [
+            "",
+            "[]",
+            "{",
+            r#"{"model":1}"#,
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a"} x"#,
+            "{\"model\":\"\u{0}\"}",
+        ] {
+            assert!(find(body.as_bytes()).is_err(), "{body:?}");
+        }
+        assert!(find(b"{\"model\":\"\xff\"}").is_err());
+    }
+}

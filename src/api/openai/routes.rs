@@ -1,0 +1,27 @@
+//! The routes of OpenAI's API (ollama-api §10).
+
+use std::future::Future;
+
+use http::{Method, StatusCode};
+
+use super::embeddings;
+use super::error::{self, OpenAiError};
+use crate::api::{Answering, Reply, Route};
+
+/// Every route of this dialect.
+pub static ROUTES: &[Route] = &[Route {
+    methods: POST,
+    path: "/v1/embeddings",
+    handler: |app, call| answered(embeddings::embeddings(app, call)),
+    refuse,
+}];
+
+const POST: &[Method] = &[Method::POST];
+
+fn refuse(status: StatusCode, text: &str) -> Reply {
+    error::refuse(status, text)
+}
+
+fn answered(answer: impl Future<Output = Result<Reply, OpenAiError>> + Send + 'static) -> Answering {
+    Box::pin(async { answer.await.unwrap_or_else(|error| error.reply()) })
+}
