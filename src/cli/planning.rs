@@ -14,7 +14,7 @@ const DRIVER_PATIENCE: Duration = Duration::from_secs(45);
 /// What this machine has, as a plan asks for it. Where there is a driver it waits for it to tell of its GPUs, so this
 /// blocks.
 pub(super) fn hardware(config: &Config, gpus: Option<&Watch>) -> Hardware {
-    let Host { nvidia, bfloat16, memory_available } = Host::read();
+    let Host { nvidia, bfloat16, memory_available, .. } = Host::read();
     let reading = gpus.filter(|_| nvidia).and_then(|watch| watch.wait(DRIVER_PATIENCE));
     let visible = config.environment.iter().find(|(name, _)| name == "CUDA_VISIBLE_DEVICES");
     let gpus = reading.map(|reading| visible_gpus(&reading, visible.map(|(_, list)| list.as_str())));

@@ -90,7 +90,8 @@ pub struct Plan {
     pub left_out: Vec<Choice>,
     /// The operator's own arguments, last and verbatim.
     pub extra_arguments: Vec<String>,
-    /// The operator's own variables for this model; they win over all others.
+    /// The operator's own variables for this model; they win over all others. What looks like a secret is not told.
+    #[serde(serialize_with = "text::told")]
     pub extra_environment: Vec<(String, String)>,
     /// What it is expected to need on its device (on each of its GPUs) before anybody has measured it.
     pub memory: Memory,

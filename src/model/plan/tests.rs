@@ -129,6 +129,19 @@ fn adapters_are_named_with_room_for_the_widest() {
 }
 
 #[test]
+fn secrets_among_the_operators_variables_are_not_told() {
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let extra_environment = vec![variable("HF_TOKEN", "hf_abc"), variable("NCCL_DEBUG", "WARN")];
+    let wishes = Wishes { extra_environment, ..Wishes::default() };
+    let card = writer();
+    let checkpoint = Checkpoint { directory: Path::new("/m"), name: "m", size: 1, card: &card, adapters: &[] };
+    let plan = Plan::of(&checkpoint, &hardware(), &wishes);
+    for told in [plan.explain(&checkpoint, &hardware()), serde_json::to_string(&plan).expect("JSON")] {
+        assert!(told.contains("HF_TOKEN") && told.contains("WARN") && !told.contains("hf_abc"), "{told}");
+    }
+}
+
+#[test]
 fn a_name_that_stands_for_checkpoint_and_adapter_asks_for_both() {
     let mut model = model(Capability::Completion);
     model.adapter = Some(Adapter { name: model.manifest.name.clone(), directory: "/a".into(), rank: 8 });

@@ -61,7 +61,7 @@ impl Plan {
         if !self.extra_arguments.is_empty() || !self.extra_environment.is_empty() {
             writeln!(text, "\nFrom the configuration, last and verbatim")?;
             for (name, value) in &self.extra_environment {
-                writeln!(text, "  {}", shell_words::quote(&format!("{name}={value}")))?;
+                writeln!(text, "  {name}={}", shell_words::quote(shown(name, value)))?;
             }
             writeln!(text, "  {}", shell_words::join(&self.extra_arguments))?;
         }
@@ -78,7 +78,7 @@ impl Plan {
             let _ = writeln!(command, "  {}={} \\", choice.name, shell_words::quote(value));
         }
         for (name, value) in &self.extra_environment {
-            let _ = writeln!(command, "  {name}={} \\", shell_words::quote(value));
+            let _ = writeln!(command, "  {name}={} \\", shell_words::quote(shown(name, value)));
         }
         let directory = self.checkpoint.to_string_lossy();
         let _ = write!(command, "  vllm serve {}", shell_words::quote(&directory));
@@ -100,6 +100,18 @@ impl Plan {
         let float32 = |choice: &Choice| choice.name == "--dtype" && choice.value.as_deref() == Some("float32");
         if self.flags.iter().any(float32) { 4 } else { 2 }
     }
+}
+
+/// A variable's value, or dots where its name says that it is a secret.
+fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    let name = name.to_ascii_uppercase();
+    let secret = ["TOKEN", "KEY", "SECRET", "PASSWORD"].iter().any(|part| name.contains(part));
+    if secret { "•••" } else { value }
+}
+
+/// Variables for programs, without secrets.
+pub(super) fn told<S: serde::Serializer>(variables: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(variables.iter().map(|(name, value)| (name, shown(name, value))))
 }
 
 fn line(text: &mut String, choice: &Choice, separator: &str) -> fmt::Result {
