@@ -63,7 +63,9 @@ impl Plan {
             for (name, value) in &self.extra_environment {
                 writeln!(text, "  {name}={}", shell_words::quote(shown(name, value)))?;
             }
-            writeln!(text, "  {}", shell_words::join(&self.extra_arguments))?;
+            if !self.extra_arguments.is_empty() {
+                writeln!(text, "  {}", shell_words::join(&self.extra_arguments))?;
+            }
         }
         writeln!(text, "\nCommand\n{}", self.command())
     }
