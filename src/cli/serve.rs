@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use super::planning;
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::api::App;
@@ -19,7 +20,7 @@ use crate::config::Config;
 use crate::engine::{Engine, State, Status};
 use crate::gpu;
 use crate::init::{Init, Signal, Spawner};
-use crate::model::plan::{Plan, Wishes};
+use crate::model::plan::Plan;
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
@@ -58,16 +59,6 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
-    let keep_alive = match &config.keep_alive {
-        None => KeepAlive::Forever,
-        Some(text) => keep_alive::parse_setting(text).map_err(|error| {
-            Problem::new(
-                format!("cannot keep models alive for '{text}'"),
-                error,
-                "give OLLAMA_KEEP_ALIVE as 5m, 300 or -1",
-            )
-        })?,
-    };
     // Before the store: who holds this lock knows that nothing of a killed vllama holds others.
     let run_lock = run_directory::lock(&config.run)?;
     let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {
@@ -75,6 +66,14 @@ fn start(config: Config) -> Result<i32, Problem> {
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;
     let model = preflight::model(&store, &config)?;
+    let own = config.model_settings(&model.name).and_then(|settings| settings.keep_alive.as_ref());
+    let keep_alive = match own.or(config.keep_alive.as_ref()) {
+        None => KeepAlive::Forever,
+        Some(text) => keep_alive::parse_setting(text).map_err(|error| {
+            let what = format!("cannot keep models alive for '{text}'");
+            Problem::new(what, error, "give keep_alive or OLLAMA_KEEP_ALIVE as 5m, 300 or -1")
+        })?,
+    };
     preflight::engine(&config)?;
     let listener = listen(&config)?;
     let (signals, receiver) = mpsc::unbounded_channel();
@@ -133,8 +132,12 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         }
     };
     let name = model.manifest.name.clone();
-    let scheduler = scheduler(&config, &model, keep_alive, &spawner);
     let gpus = watch_gpus(&config, spawner.clone());
+    let plan = match plan(&config, &model, gpus.clone()).await {
+        Ok(plan) => plan,
+        Err(problem) => return problem.tell(),
+    };
+    let scheduler = scheduler(&config, &model, plan, keep_alive, &spawner);
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
     let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
@@ -187,13 +190,31 @@ fn log_format(config: &Config) -> Format {
 
 fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
     let environment = config.environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let watch = gpu::Watch::start(spawner, preflight::gpu_helper(config), environment, gpu::Pace::default());
+    let watch = gpu::Watch::start(spawner, planning::gpu_helper(config), environment, gpu::Pace::default());
     watch.inspect_err(|error| tracing::warn!(%error, "the GPUs are not watched")).ok()
 }
 
-fn scheduler(config: &Config, model: &Arc<Installed>, keep_alive: KeepAlive, spawner: &Spawner) -> Scheduler {
-    let wishes = Wishes { extra_arguments: config.engine_arguments.clone(), cpu_cache_gib: config.cpu_cache_gib };
-    let plan = Plan::new(model, &preflight::hardware(), &wishes);
+/// How the model is served here; a problem where the estimate says that it cannot be.
+async fn plan(config: &Config, model: &Arc<Installed>, gpus: Option<gpu::Watch>) -> Result<Plan, Problem> {
+    let asked = config.clone();
+    // Waits for the driver.
+    let hardware = tokio::task::spawn_blocking(move || planning::hardware(&asked, gpus.as_ref())).await;
+    let hardware =
+        hardware.map_err(|error| Problem::new("cannot look at this machine", error, "please report this"))?;
+    let plan = Plan::new(model, &hardware, &planning::wishes(config, &model.name));
+    match &plan.refusal {
+        None => Ok(plan),
+        Some(refusal) => Err(Problem::new(refusal.what.clone(), &refusal.why, refusal.fix.clone())),
+    }
+}
+
+fn scheduler(
+    config: &Config,
+    model: &Arc<Installed>,
+    plan: Plan,
+    keep_alive: KeepAlive,
+    spawner: &Spawner,
+) -> Scheduler {
     let settings = crate::engine::Settings {
         directory: config.run.join(run_directory::engine(&model.name)),
         log: config.state.join("vllm.log"),

@@ -11,6 +11,7 @@ pub mod library;
 pub mod manifest;
 pub mod name;
 pub mod overlay;
+pub mod parsers;
 pub mod plan;
 pub mod pull;
 pub mod python;

@@ -19,6 +19,7 @@ mod loading;
 mod logs;
 mod many;
 mod models;
+mod plans;
 mod pulls;
 mod shape;
 mod transcripts;
