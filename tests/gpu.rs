@@ -40,6 +40,7 @@ fn main() {
             ("an old reading is none", &|| old_readings_are_none(&spawner)),
             ("lines that are no readings are passed over", &|| nonsense_is_passed_over(&spawner)),
             ("without a helper nothing is known", &|| without_a_helper_nothing_is_known(&spawner)),
+            ("a first reading is waited for", &|| a_first_reading_is_waited_for(&spawner)),
             ("the real helper speaks", &|| the_real_helper_speaks(&spawner)),
         ];
         let failed = support::run_checks("gpu", checks);
@@ -72,6 +73,14 @@ impl Script {
     fn starts(&self) -> usize {
         std::fs::read_to_string(self.directory.path().join("helper.count")).unwrap_or_default().lines().count()
     }
+}
+
+fn a_first_reading_is_waited_for(spawner: &Spawner) {
+    let slow = Script::new("sleep 0.2; line late; sleep 1000");
+    let reading = watch(spawner, &slow.path(), PACE).wait(Duration::from_secs(20)).expect("a reading");
+    assert_eq!(reading.gpus[0].name.as_deref(), Some("late"));
+    let silent = Script::new("sleep 1000");
+    assert_eq!(watch(spawner, &silent.path(), PACE).wait(Duration::from_millis(50)), None);
 }
 
 fn watch(spawner: &Spawner, helper: &Path, pace: Pace) -> Watch {

@@ -83,7 +83,6 @@ impl Ground {
         let factory =
             self.factory(directory.path(), variables, Devices::Gpus { watch: Some(watch), budget: None, visible });
         let settings = scheduler::Settings {
-            keep_alive: KeepAlive::Forever,
             max_queue: 512,
             max_loaded: 0,
             max_wait: Duration::from_secs(30),
@@ -124,13 +123,22 @@ impl Ground {
             plan: Box::new(|model| Plan {
                 checkpoint: model.directory.clone(),
                 served_name: model.manifest.name.clone(),
+                checkpoint_name: model.manifest.name.clone(),
                 device: Device::Cuda,
                 gpus: 1,
-                flags: vec![Choice { name: "--enable-sleep-mode", value: None, reason: "" }],
-                environment: vec![Choice { name: "VLLM_SERVER_DEV_MODE", value: Some("1".into()), reason: "" }],
+                flags: vec![Choice { name: "--enable-sleep-mode", value: None, more: Vec::new(), reason: "".into() }],
+                environment: vec![Choice {
+                    name: "VLLM_SERVER_DEV_MODE",
+                    value: Some("1".into()),
+                    more: Vec::new(),
+                    reason: "".into(),
+                }],
+                left_out: Vec::new(),
                 extra_arguments: Vec::new(),
+                extra_environment: Vec::new(),
                 memory: Memory { weights: model.manifest.size, cache: 0, overhead: 0 },
                 concurrency: 2,
+                refusal: None,
             }),
             engine: Box::new(move |model, plan| {
                 let place = directory.join(model.name.model());
@@ -149,6 +157,7 @@ impl Ground {
                 };
                 Engine::new(plan, installation, spawner.clone(), settings)
             }),
+            keep_alive: Box::new(|_| KeepAlive::Forever),
             devices,
             hardware: String::new(),
         }

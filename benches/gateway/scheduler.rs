@@ -93,7 +93,6 @@ async fn leases(scheduler: &Scheduler, model: &Arc<Installed>, number: usize) {
 
 fn settings(directory: &Path) -> scheduler::Settings {
     scheduler::Settings {
-        keep_alive: KeepAlive::Forever,
         max_queue: 512,
         max_loaded: 0,
         max_wait: Duration::from_secs(30),
@@ -104,7 +103,7 @@ fn settings(directory: &Path) -> scheduler::Settings {
 }
 
 fn factory(directory: &Path, spawner: Spawner) -> Factory {
-    let hardware = Hardware { nvidia: false, bfloat16: true, memory_available: 64 << 30 };
+    let hardware = Hardware { nvidia: false, bfloat16: true, memory_available: 64 << 30, gpus: Vec::new() };
     let directory = directory.to_owned();
     Factory {
         plan: Box::new(move |model| Plan::new(model, &hardware, &Wishes::default())),
@@ -126,6 +125,7 @@ fn factory(directory: &Path, spawner: Spawner) -> Factory {
             };
             Engine::new(plan, installation, spawner.clone(), settings)
         }),
+        keep_alive: Box::new(|_| KeepAlive::Forever),
         devices: Devices::Cpu(1 << 40),
         hardware: String::new(),
     }

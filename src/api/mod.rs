@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{ModelName, Store};
 use crate::scheduler::{Scheduler, Snapshot};
@@ -33,6 +34,8 @@ pub struct App {
     pub store: Store,
     /// The engine's Python, which imports and downloads models.
     pub python: Python,
+    /// Pulls models.
+    pub pulls: Pulls,
     /// The model that is loaded at the start and whose health is the server's; `None` when there is none.
     pub default_model: Option<ModelName>,
     /// What the hardware helper last said about the GPUs; `None` when there are none or nothing is known. Must not wait.

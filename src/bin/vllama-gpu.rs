@@ -104,6 +104,10 @@ fn figures(device: &Device<'_>) -> Gpu {
         memory_free: memory.as_ref().map(|memory| memory.free),
         utilization: device.utilization_rates().ok().map(|rates| rates.gpu),
         temperature: device.temperature(TemperatureSensor::Gpu).ok(),
+        compute_capability: device
+            .cuda_compute_capability()
+            .ok()
+            .and_then(|version| Some((u32::try_from(version.major).ok()?, u32::try_from(version.minor).ok()?))),
         power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1000.0),
     }
 }

@@ -1,8 +1,10 @@
 //! The verbs, one file each. In: the command line. Out: text for people or programs, and an exit code: 0 ok, 1 failed,
 //! 2 wrong input. May look into every room; nobody looks in here.
 
+mod explain;
 mod import;
 mod init;
+mod planning;
 mod problem;
 mod progress;
 mod serve;
@@ -31,6 +33,7 @@ pub fn main() -> ExitCode {
             parameters: &parameters,
             config: &config,
         }),
+        Verb::Explain { model, config } => explain::run(&model, &config),
         Verb::Init(command) => init::run(command),
         Verb::Version => {
             println!("vllama {}", env!("CARGO_PKG_VERSION"));

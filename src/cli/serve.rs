@@ -1,6 +1,7 @@
 //! `vllama serve [MODEL]`: opens the port, loads the model, serves until it is told to stop.
 
 mod engines;
+mod keep_alives;
 mod preflight;
 mod run_directory;
 
@@ -13,16 +14,20 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use keep_alives::KeepAlives;
+
+use super::planning;
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::api::App;
-use crate::api::ollama::keep_alive;
+use crate::api::ollama::change;
 use crate::config::Config;
 use crate::gpu;
 use crate::init::{Init, Signal, Spawner};
+use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
-use crate::scheduler::{self, KeepAlive, Scheduler};
+use crate::scheduler::{self, Scheduler};
 use crate::server::{self, Phase};
 use crate::telemetry::logs::{self, Format};
 
@@ -43,7 +48,7 @@ struct Ground {
     listener: TcpListener,
     store: Store,
     model: Option<Arc<Installed>>,
-    keep_alive: KeepAlive,
+    keep_alives: KeepAlives,
     progress: Arc<Progress>,
     spawner: Spawner,
     /// Held as long as vllama runs.
@@ -57,16 +62,6 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
-    let keep_alive = match &config.keep_alive {
-        None => KeepAlive::Forever,
-        Some(text) => keep_alive::parse_setting(text).map_err(|error| {
-            Problem::new(
-                format!("cannot keep models alive for '{text}'"),
-                error,
-                "give OLLAMA_KEEP_ALIVE as 5m, 300 or -1",
-            )
-        })?,
-    };
     // Before the store: who holds this lock knows that nothing of a killed vllama holds others.
     let run_lock = run_directory::lock(&config.run)?;
     let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {
@@ -74,11 +69,12 @@ fn start(config: Config) -> Result<i32, Problem> {
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;
     let model = preflight::model(&store, &config)?;
+    let keep_alives = KeepAlives::read(&config)?;
     preflight::engine(&config)?;
     let listener = listen(&config)?;
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper) = (init.spawner(), init.stopper());
-    let ground = Ground { config, listener, store, model, keep_alive, progress, spawner, _run_lock: run_lock };
+    let ground = Ground { config, listener, store, model, keep_alives, progress, spawner, _run_lock: run_lock };
     std::thread::Builder::new()
         .name("vllama".into())
         .spawn(move || {
@@ -123,7 +119,7 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 }
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
-    let Ground { config, listener, store, model, keep_alive, progress, spawner, _run_lock } = ground;
+    let Ground { config, listener, store, model, keep_alives, progress, spawner, _run_lock } = ground;
     let no_model = match store.list().is_empty() {
         true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
         false => "no model is loaded before somebody asks for one",
@@ -136,12 +132,23 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         }
     };
     let gpus = watch_gpus(&config, spawner.clone());
-    let scheduler = Scheduler::new(engines::factory(&config, &spawner, gpus.clone()), settings(&config, keep_alive));
+    let (asked, watch) = (config.clone(), gpus.clone());
+    // Waits for the driver.
+    let hardware = tokio::task::spawn_blocking(move || planning::hardware(&asked, watch.as_ref())).await;
+    let hardware = match hardware {
+        Ok(hardware) => hardware,
+        Err(error) => return Problem::new("cannot look at this machine", error, "please report this").tell(),
+    };
+    let settings = scheduler_settings(&config);
+    let scheduler = Scheduler::new(engines::factory(&config, hardware, keep_alives, &spawner, gpus.clone()), settings);
     let python = Python::beside(&config.engine, &config.environment, spawner);
+    let publish = change::publisher(store.clone(), scheduler.clone());
+    let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
         python,
+        pulls: pulls.clone(),
         default_model: model.as_ref().map(|model| model.name.clone()),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         started: begun,
@@ -173,6 +180,8 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         "stopping: running requests have {} s to finish (a second signal ends them at once)",
         drain.as_secs()
     ));
+    // Nobody waits for gigabytes; what has come is there when vllama is back.
+    pulls.close().await;
     stop(&scheduler, &phase, server, drain, &mut signals).await;
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
@@ -189,13 +198,12 @@ fn log_format(config: &Config) -> Format {
 
 fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
     let environment = config.environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let watch = gpu::Watch::start(spawner, preflight::gpu_helper(config), environment, gpu::Pace::default());
+    let watch = gpu::Watch::start(spawner, planning::gpu_helper(config), environment, gpu::Pace::default());
     watch.inspect_err(|error| tracing::warn!(%error, "the GPUs are not watched")).ok()
 }
 
-fn settings(config: &Config, keep_alive: KeepAlive) -> scheduler::Settings {
+fn scheduler_settings(config: &Config) -> scheduler::Settings {
     scheduler::Settings {
-        keep_alive,
         max_queue: config.max_queue,
         max_loaded: config.max_loaded,
         max_wait: config.max_wait,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::file::{self, File};
 use super::{Config, ConfigError, SETTINGS, Setting, Voice, host};
 use crate::model::ModelName;
 
@@ -26,6 +27,13 @@ pub enum Verb {
         /// Sampling defaults of the model: a key of [`PARAMETERS`] and its value.
         parameters: Vec<(&'static str, f64)>,
         /// Where to install it, and how to talk.
+        config: Box<Config>,
+    },
+    /// Tell how a model would be served, and why so.
+    Explain {
+        /// Name of an installed model, or directory of a checkpoint.
+        model: String,
+        /// Store and settings, and how to talk.
         config: Box<Config>,
     },
     /// Run one command below an init.
@@ -68,6 +76,10 @@ pub fn parse(
             let parameters = matches.get_many::<String>("parameter").into_iter().flatten();
             let parameters = parameters.map(|text| parameter(text)).collect::<Result<_, _>>()?;
             Ok(Verb::Import { file, name, if_missing, parameters, config: Box::new(config(matches, environment)?) })
+        }
+        Some(("explain", matches)) => {
+            let model = matches.get_one::<String>("what").cloned().unwrap_or_default();
+            Ok(Verb::Explain { model, config: Box::new(config(matches, environment)?) })
         }
         Some(("init", matches)) => {
             Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
@@ -116,6 +128,17 @@ fn command() -> Command {
                     .action(ArgAction::SetTrue)
                     .help("leave an installed model of that name alone"),
             );
+    let explain = with_settings(Command::new("explain").about("Tell how a model would be served here, and why so"))
+        .after_help(
+            "Looks at the model's files and at this machine; needs no server and no engine. With --json one object.\n\
+             Examples: vllama explain qwen2.5:7b\n          vllama explain /models/my-checkpoint --json",
+        )
+        .arg(
+            Arg::new("what")
+                .value_name("MODEL")
+                .required(true)
+                .help("installed model, or directory of a checkpoint (with a /)"),
+        );
     let init = Command::new("init")
         .about("Run one command under a PID 1 that reaps and passes signals on")
         .after_help("The exit code is the command's own, or 128 + the signal that killed it.")
@@ -134,7 +157,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .max_term_width(110)
         .after_help("Exit codes: 0 ok, 1 failed, 2 wrong input.")
-        .subcommands([serve, import, init, Command::new("version").about("Tell the version")])
+        .subcommands([serve, import, explain, init, Command::new("version").about("Tell the version")])
 }
 
 fn with_settings(command: Command) -> Command {
@@ -153,6 +176,7 @@ fn with_settings(command: Command) -> Command {
 struct Values<'a> {
     matches: &'a ArgMatches,
     environment: &'a HashMap<String, String>,
+    file: &'a File,
 }
 
 impl Values<'_> {
@@ -162,10 +186,11 @@ impl Values<'_> {
         if let Some(value) = self.matches.get_one::<String>(flag) {
             return Some((value.clone(), format!("--{flag}")));
         }
-        setting.variables.iter().find_map(|variable| {
+        let variable = setting.variables.iter().find_map(|variable| {
             let value = self.environment.get(*variable)?.trim();
             (!value.is_empty()).then(|| (value.to_owned(), (*variable).to_owned()))
-        })
+        });
+        variable.or_else(|| self.file.setting(flag))
     }
 
     fn text(&self, flag: &str) -> Option<String> {
@@ -213,7 +238,10 @@ impl Values<'_> {
 }
 
 fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
-    let values = Values { matches, environment: &environment };
+    let no_file = File::default();
+    let named = Values { matches, environment: &environment, file: &no_file }.path(file::FLAG);
+    let file = File::read(named)?;
+    let values = Values { matches, environment: &environment, file: &file };
     let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
     let root = nix::unistd::geteuid().is_root();
     let home = PathBuf::from(variable("HOME").map_or("/", String::as_str));
@@ -225,10 +253,13 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         Some(runtime) => Path::new(runtime).join("vllama"),
         None => state.join("run"),
     });
-    let json_logs = match values.text("log-format").as_deref() {
-        None | Some("text") => false,
-        Some("json") => true,
-        Some(other) => return Err(ConfigError(format!("--log-format: '{other}' is neither text nor json"))),
+    let json_logs = match values.find("log-format") {
+        None => false,
+        Some((value, place)) => match value.as_str() {
+            "text" => false,
+            "json" => true,
+            other => return Err(ConfigError(format!("{place}: '{other}' is neither text nor json"))),
+        },
     };
     let debug = variable("OLLAMA_DEBUG").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
     let quiet = matches.get_flag("quiet");
@@ -271,6 +302,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         },
         state,
         run,
+        settings_by_model: file.models,
         environment: environment.into_iter().collect(),
     })
 }
@@ -355,6 +387,25 @@ mod tests {
             assert_eq!(served(&[], &[("VLLAMA_MEMORY_BUDGET", text)]).memory_budget, Some(bytes), "{text}");
         }
         assert_eq!(served(&[], &[]).memory_budget, None);
+    }
+
+    #[test]
+    fn the_file_stands_below_variables_and_above_defaults() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("vllama.toml");
+        let text = "host = \"127.0.0.1:5\"\ndrain = \"7s\"\nmax_queue = 3\n[models.a]\nmax_model_len = 512";
+        std::fs::write(&file, text).expect("written");
+        let path = file.to_str().expect("a path");
+        let config =
+            served(&["--config", path, "--max-queue", "9"], &[("VLLAMA_DRAIN", "5"), ("VLLAMA_CONFIG", "/nowhere")]);
+        assert_eq!((config.listen.port(), config.drain, config.max_queue), (5, Duration::from_secs(5), 9));
+        let name = ModelName::parse("A:latest").expect("a name");
+        let length = config.model_settings(&name).and_then(|model| model.max_model_len);
+        assert_eq!(length.map(std::num::NonZero::get), Some(512));
+        assert_eq!(served(&[], &[("VLLAMA_CONFIG", path)]).drain, Duration::from_secs(7));
+        std::fs::write(&file, "\ndrain = \"soon\"").expect("written");
+        let error = parsed(&["serve"], &[("VLLAMA_CONFIG", path)]).expect_err("no time").0;
+        assert!(error.contains("vllama.toml:2: drain: 'soon' is no time"), "{error}");
     }
 
     #[test]

@@ -1,18 +1,22 @@
-//! What the operator wants: flags over environment over defaults, parsed once into one frozen [`Config`].
+//! What the operator wants: flags over environment over file over defaults, parsed once into one frozen [`Config`].
 //!
-//! In: the command line and the environment; this is the only room that reads the environment. Out: a [`Verb`] or a
-//! [`ConfigError`]. Knows no other room but the names of models.
+//! In: the command line, the environment and the configuration file; this is the only room that reads the environment.
+//! Out: a [`Verb`] or a [`ConfigError`]. Knows no other room but the names of models.
 
 mod arguments;
+mod file;
 mod host;
+mod models;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use arguments::{Verb, parse};
+pub use models::{ModelSettings, Size};
 pub use settings::{SETTINGS, Setting};
 
 use crate::model::ModelName;
@@ -76,6 +80,16 @@ pub struct Config {
     pub voice: Voice,
     /// vllama's own environment, for engines.
     pub environment: Vec<(String, String)>,
+    /// What the configuration file says about single models, by [`ModelName::key`].
+    pub settings_by_model: BTreeMap<[String; 4], ModelSettings>,
+}
+
+impl Config {
+    /// What the configuration file says about this model.
+    #[must_use]
+    pub fn model_settings(&self, name: &ModelName) -> Option<&ModelSettings> {
+        self.settings_by_model.get(&name.key())
+    }
 }
 
 /// The environment vllama was started with.
@@ -95,7 +109,7 @@ pub enum Voice {
     Json,
 }
 
-/// What is wrong with the command line or the environment: what, why, what to do.
+/// What is wrong with the command line, the environment or the configuration file: what, why, what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);

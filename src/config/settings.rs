@@ -1,6 +1,7 @@
 //! The one table of all settings: from it come the flags, the environment variables and the text of `--help`.
 
-/// One setting. Its flag wins over its variables, the first variable over the next, any of them over the default.
+/// One setting. Its flag wins over its variables, the first variable over the next, any of them over the configuration
+/// file, and that over the default.
 #[derive(Debug)]
 pub struct Setting {
     /// The flag without its dashes.
@@ -23,6 +24,13 @@ macro_rules! setting {
 
 /// All settings of `vllama serve`.
 pub const SETTINGS: &[Setting] = &[
+    setting!(
+        "config",
+        ["VLLAMA_CONFIG"],
+        "FILE",
+        "/etc/vllama/vllama.toml, if it is there",
+        "configuration file: these settings, and what holds for one model"
+    ),
     setting!("host", ["OLLAMA_HOST"], "ADDRESS", "127.0.0.1:11434", "address to listen on; port 0 takes a free one"),
     setting!(
         "models-dir",

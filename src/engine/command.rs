@@ -41,11 +41,11 @@ pub fn command(plan: &Plan, installation: &Installation, place: &Path) -> Comman
         "--uds".to_owned(),
         text(&socket(place)),
         "--served-model-name".to_owned(),
-        plan.served_name.clone(),
+        plan.checkpoint_name.clone(),
     ];
-    for Choice { name, value, .. } in &plan.flags {
+    for Choice { name, value, more, .. } in &plan.flags {
         arguments.push((*name).to_owned());
-        arguments.extend(value.clone());
+        arguments.extend(value.iter().chain(more).cloned());
     }
     arguments.extend(plan.extra_arguments.iter().cloned());
 
@@ -62,8 +62,10 @@ pub fn command(plan: &Plan, installation: &Installation, place: &Path) -> Comman
     environment.extend(
         plan.environment.iter().map(|choice| (choice.name.to_owned(), choice.value.clone().unwrap_or_default())),
     );
-    // What the operator set wins over what was chosen; what belongs to this generation wins over both.
+    // What the operator set wins over what was chosen, and what is for this model alone over that; what belongs to this
+    // generation wins over all.
     environment.extend(installation.environment.iter().filter(|(name, value)| is_for_engines(name, value)).cloned());
+    environment.extend(plan.extra_environment.iter().cloned());
     if plan.device == Device::Cpu && !installation.preloads.is_empty() {
         let list: Vec<_> = installation.preloads.iter().map(|library| text(library)).collect();
         let before = environment.get("LD_PRELOAD").map(|theirs| format!("{theirs}:")).unwrap_or_default();
@@ -104,16 +106,20 @@ mod tests {
         Plan {
             checkpoint: "/models/smollm2".into(),
             served_name: "smollm2:135m".into(),
+            checkpoint_name: "smollm2:135m".into(),
             device,
             gpus: 0,
             flags: vec![
-                Choice { name: "--max-model-len", value: Some("auto".into()), reason: "" },
-                Choice { name: "--enforce-eager", value: None, reason: "" },
+                Choice { name: "--max-model-len", value: Some("auto".into()), more: vec![], reason: "".into() },
+                Choice { name: "--enforce-eager", value: None, more: vec![], reason: "".into() },
             ],
-            environment: vec![Choice { name: "NO_COLOR", value: Some("1".into()), reason: "" }],
+            environment: vec![Choice { name: "NO_COLOR", value: Some("1".into()), more: vec![], reason: "".into() }],
             extra_arguments: vec!["--seed".into(), "7".into()],
+            left_out: Vec::new(),
+            extra_environment: vec![("NCCL_DEBUG".into(), "WARN".into())],
             memory: Memory::default(),
             concurrency: 1,
+            refusal: None,
         }
     }
 
@@ -143,7 +149,7 @@ mod tests {
         assert_eq!(
             environment.join("\n"),
             "CUDA_CACHE_PATH=/cache/cuda\nFLASHINFER_WORKSPACE_BASE=/cache/flashinfer\nHF_HOME=/cache/huggingface\n\
-             LD_PRELOAD=/lib/libtcmalloc.so:/venv/lib/libiomp5.so\nNO_COLOR=1\nPATH=/bin\nTMPDIR=/run/vllama/m/g1\n\
+             LD_PRELOAD=/lib/libtcmalloc.so:/venv/lib/libiomp5.so\nNCCL_DEBUG=WARN\nNO_COLOR=1\nPATH=/bin\nTMPDIR=/run/vllama/m/g1\n\
              TRITON_CACHE_DIR=/cache/triton\nVLLM_CACHE_ROOT=/cache/vllm\n\
              VLLM_RPC_BASE_PATH=/run/vllama/m/g1"
         );

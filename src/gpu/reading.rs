@@ -32,6 +32,8 @@ pub struct Gpu {
     pub temperature: Option<u32>,
     /// Power drawn, in watts.
     pub power: Option<f64>,
+    /// CUDA compute capability, e.g. `[9, 0]`.
+    pub compute_capability: Option<(u32, u32)>,
 }
 
 #[cfg(test)]
@@ -40,9 +42,15 @@ mod tests {
 
     #[test]
     fn a_line_keeps_its_shape() {
-        let gpu = Gpu { name: Some("A".into()), memory_total: Some(1), power: Some(70.5), ..Gpu::default() };
+        let gpu = Gpu {
+            name: Some("A".into()),
+            memory_total: Some(1),
+            power: Some(70.5),
+            compute_capability: Some((8, 9)),
+            ..Gpu::default()
+        };
         let reading = Reading { gpus: vec![gpu], reason: None };
-        let line = r#"{"gpus":[{"name":"A","uuid":null,"memory_total":1,"memory_used":null,"memory_free":null,"utilization":null,"temperature":null,"power":70.5}]}"#;
+        let line = r#"{"gpus":[{"name":"A","uuid":null,"memory_total":1,"memory_used":null,"memory_free":null,"utilization":null,"temperature":null,"power":70.5,"compute_capability":[8,9]}]}"#;
         assert_eq!(serde_json::to_string(&reading).ok().as_deref(), Some(line));
         assert_eq!(serde_json::from_str(line).ok(), Some(reading));
     }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -53,6 +53,8 @@ pub struct Watch {
 
 struct Shared {
     latest: Mutex<Option<(Instant, Arc<Reading>)>>,
+    /// Told with every reading.
+    told: Condvar,
     fresh: Duration,
 }
 
@@ -68,7 +70,7 @@ impl Watch {
         environment: Vec<(OsString, OsString)>,
         pace: Pace,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared { latest: Mutex::new(None), fresh: pace.fresh });
+        let shared = Arc::new(Shared { latest: Mutex::new(None), told: Condvar::new(), fresh: pace.fresh });
         let spec = Spec { program: helper, environment, ..Spec::default() };
         let keeper = Keeper { shared: Arc::downgrade(&shared), spawner, spec, pace };
         std::thread::Builder::new().name("gpu".into()).spawn(move || keeper.keep())?;
@@ -78,7 +80,7 @@ impl Watch {
     /// A watch that never knows anything: for a machine where nobody shall ask, and for tests.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { shared: Arc::new(Shared { latest: Mutex::new(None), fresh: Duration::ZERO }) }
+        Self { shared: Arc::new(Shared { latest: Mutex::new(None), told: Condvar::new(), fresh: Duration::ZERO }) }
     }
 
     /// The latest reading; `None` while nothing is known. Never waits for the driver.
@@ -87,6 +89,15 @@ impl Watch {
         let latest = self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let (time, reading) = latest.as_ref()?;
         (time.elapsed() < self.shared.fresh).then(|| Arc::clone(reading))
+    }
+
+    /// The first reading; blocks until there is one, at most for `limit`. `None` when the helper told nothing by then.
+    #[must_use]
+    pub fn wait(&self, limit: Duration) -> Option<Arc<Reading>> {
+        let latest = self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.shared.told.wait_timeout_while(latest, limit, |latest| latest.is_none());
+        let (latest, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        latest.as_ref().map(|(_, reading)| Arc::clone(reading))
     }
 }
 
@@ -190,6 +201,7 @@ impl Keeper {
         if let Some(shared) = self.shared.upgrade() {
             let latest = reading.map(|reading| (Instant::now(), Arc::new(reading)));
             *shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
+            shared.told.notify_all();
         }
     }
 }

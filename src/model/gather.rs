@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::digest::Sha256Digest;
 use super::directory::{Directory, DirectoryError};
+use super::plan::Adapter;
 use super::python::{IMPORT_GGUF, Python};
 use super::{Source, Staging, Store, safetensors};
 use crate::init::Exit;
@@ -222,6 +223,7 @@ pub fn adapter(store: &Store, files: &Files) -> Result<Staging, GatherError> {
     if !lora {
         return Err(GatherError::Refused("adapter_config.json does not say that this is a LoRA adapter".to_owned()));
     }
+    Adapter::read("", staging.directory()).map_err(|error| GatherError::Refused(error.to_string()))?;
     Ok(staging)
 }
 

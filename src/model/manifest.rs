@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Sha256Digest;
+use super::plan::Adapter;
 use super::{Card, ModelName, Overlay};
 
 /// What was written down when a model was installed.
@@ -54,8 +55,8 @@ pub struct Installed {
     pub name: ModelName,
     /// The checkpoint's directory.
     pub directory: PathBuf,
-    /// The directory of its LoRA adapter, if it has one.
-    pub adapter: Option<PathBuf>,
+    /// Its LoRA adapter, if it has one.
+    pub adapter: Option<Adapter>,
     /// When it was installed.
     pub modified_at: SystemTime,
     /// What was written down at installation.

@@ -49,9 +49,9 @@ impl ModelName {
     /// The short form shown in lists: default host and namespace left out, the tag always there, e.g. `llama3.2:latest`.
     #[must_use]
     pub fn display(&self) -> String {
-        if !self.host.eq_ignore_ascii_case(DEFAULT_HOST) {
+        if !self.host_is_default() {
             format!("{}/{}/{}:{}", self.host, self.namespace, self.model, self.tag)
-        } else if !self.namespace.eq_ignore_ascii_case(DEFAULT_NAMESPACE) {
+        } else if !self.namespace_is_default() {
             format!("{}/{}:{}", self.namespace, self.model, self.tag)
         } else {
             format!("{}:{}", self.model, self.tag)
@@ -68,6 +68,36 @@ impl ModelName {
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// The registry, e.g. `hf.co`.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The namespace, e.g. `library`, or the organisation of a Hugging Face name.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The tag, e.g. `latest`.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// Whether the registry is Ollama's, as where none is named.
+    #[must_use]
+    pub fn host_is_default(&self) -> bool {
+        self.host.eq_ignore_ascii_case(DEFAULT_HOST)
+    }
+
+    /// Whether the namespace is that of Ollama's library, as where none is named.
+    #[must_use]
+    pub fn namespace_is_default(&self) -> bool {
+        self.namespace.eq_ignore_ascii_case(DEFAULT_NAMESPACE)
     }
 
     /// The four parts in lower case, outermost first: the identity of the name, and its path in the store.

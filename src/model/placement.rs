@@ -13,12 +13,14 @@ impl Plan {
         self.environment.push(Choice {
             name: "CUDA_DEVICE_ORDER",
             value: Some("PCI_BUS_ID".to_owned()),
-            reason: "NVML counts the GPUs in this order",
+            more: Vec::new(),
+            reason: "NVML counts the GPUs in this order".into(),
         });
         self.environment.push(Choice {
             name: VISIBLE,
             value: Some(gpus.join(",")),
-            reason: "the GPUs with most memory free",
+            more: Vec::new(),
+            reason: "the GPUs with most memory free".into(),
         });
         self
     }
@@ -36,13 +38,17 @@ mod tests {
         let plan = Plan {
             checkpoint: PathBuf::new(),
             served_name: String::new(),
+            checkpoint_name: String::new(),
             device: Device::Cuda,
             gpus: 2,
             flags: Vec::new(),
             environment: Vec::new(),
+            left_out: Vec::new(),
             extra_arguments: Vec::new(),
+            extra_environment: Vec::new(),
             memory: Memory::default(),
             concurrency: 1,
+            refusal: None,
         };
         let moved = plan.on_gpus(&["0".into(), "1".into()]).on_gpus(&["3".into(), "2".into()]);
         let visible: Vec<_> = moved.environment.iter().filter(|choice| choice.name == VISIBLE).collect();

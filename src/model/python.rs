@@ -17,6 +17,9 @@ use crate::init::{Exit, Session, Spawner, Spec};
 /// Makes a checkpoint of a GGUF file: arguments are the file and an empty directory.
 pub const IMPORT_GGUF: &str = include_str!("import_gguf.py");
 
+/// Downloads a checkpoint from the hub: its argument is an order in JSON.
+pub const DOWNLOAD: &str = include_str!("download.py");
+
 /// Longest line of a script that is read, in bytes; what is beyond is cut off.
 const LINE_LIMIT: u64 = 1 << 20;
 /// Lines that may wait to be read before the script has to wait.

@@ -33,6 +33,12 @@ impl Tensor {
     pub fn elements(&self) -> u64 {
         self.shape.iter().fold(1, |product: u64, length| product.saturating_mul(*length))
     }
+
+    /// Bytes it takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.data_offsets.1 - self.data_offsets.0
+    }
 }
 
 /// All tensors of a checkpoint, in the order of its files and of their headers.
@@ -49,15 +55,15 @@ pub fn tensors(checkpoint: &Path) -> io::Result<Vec<Tensor>> {
 /// # Errors
 /// As [`tensors`].
 pub fn tensors_of(files: &[PathBuf]) -> io::Result<Vec<Tensor>> {
-    let mut tensors = Vec::new();
-    let mut left = HEADERS_LIMIT;
-    for file in files {
-        read_header(file, &mut left, &mut tensors).map_err(|error| {
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            io::Error::new(error.kind(), format!("{name}: {error}"))
-        })?;
-    }
-    Ok(tensors)
+    read_all(files, whole)
+}
+
+/// All tensors of these files, whether or not the weights behind the headers are there.
+///
+/// # Errors
+/// When a file cannot be read, or its header is none.
+pub fn headers_of(files: &[PathBuf]) -> io::Result<Vec<Tensor>> {
+    read_all(files, |_, _| Ok(()))
 }
 
 /// Number of elements in all of them, and the type most bytes have.
@@ -65,7 +71,7 @@ pub fn tensors_of(files: &[PathBuf]) -> io::Result<Vec<Tensor>> {
 pub fn summary(tensors: &[Tensor]) -> (u64, &str) {
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in tensors {
-        *bytes.entry(&tensor.dtype).or_default() += tensor.data_offsets.1 - tensor.data_offsets.0;
+        *bytes.entry(&tensor.dtype).or_default() += tensor.bytes();
     }
     let parameters = tensors.iter().fold(0, |sum: u64, tensor| sum.saturating_add(tensor.elements()));
     let dtype = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or("", |(dtype, _)| dtype);
@@ -80,8 +86,34 @@ fn files(checkpoint: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read_header(path: &Path, left: &mut u64, tensors: &mut Vec<Tensor>) -> io::Result<()> {
-    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+/// Reads the headers of all files; `check` is told each file's size, and the size its header says.
+fn read_all(files: &[PathBuf], check: impl Fn(u64, u64) -> io::Result<()>) -> io::Result<Vec<Tensor>> {
+    let mut tensors = Vec::new();
+    let mut left = HEADERS_LIMIT;
+    for file in files {
+        let read = read_header(file, &mut left, &mut tensors).and_then(|(size, told)| check(size, told));
+        read.map_err(|error| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            io::Error::new(error.kind(), format!("{name}: {error}"))
+        })?;
+    }
+    Ok(tensors)
+}
+
+/// Whether a file is as large as its header says.
+fn whole(size: u64, told: u64) -> io::Result<()> {
+    if size == told {
+        return Ok(());
+    }
+    Err(invalid(format!("it has {size} bytes where its header says {told}; it is torn")))
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// Adds a file's tensors; gives the file's size, and the size its header says.
+fn read_header(path: &Path, left: &mut u64, tensors: &mut Vec<Tensor>) -> io::Result<(u64, u64)> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut length = [0; 8];
@@ -107,11 +139,7 @@ fn read_header(path: &Path, left: &mut u64, tensors: &mut Vec<Tensor>) -> io::Re
         end = end.max(stop);
         tensors.push(Tensor { name, ..tensor });
     }
-    if end.saturating_add(8 + length) != size {
-        let wanted = end.saturating_add(8 + length);
-        return Err(invalid(format!("it has {size} bytes where its header says {wanted}; it is torn")));
-    }
-    Ok(())
+    Ok((size, end.saturating_add(8 + length)))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::KeepAlive;
 use super::core::Needs;
 use super::figures::Figure;
 use crate::engine::Engine;
@@ -23,6 +24,8 @@ pub struct Factory {
     pub plan: Box<MakePlan>,
     /// An engine for a plan, not started.
     pub engine: Box<MakeEngine>,
+    /// The keep-alive of a model whose requests name none.
+    pub keep_alive: Box<dyn Fn(&Installed) -> KeepAlive + Send + Sync>,
     /// What engines run on.
     pub devices: Devices,
     /// What tells this hardware from other hardware: measured figures are remembered for it.
@@ -100,7 +103,8 @@ impl Devices {
         let is_named = |(number, gpu): &(String, gpu::Gpu), name: &str| {
             number == name || gpu.uuid.as_deref().is_some_and(|uuid| uuid.starts_with(name))
         };
-        visible.iter().filter_map(|name| numbered().find(|gpu| is_named(gpu, name))).collect()
+        // As CUDA does, stop at the first name that is none.
+        visible.iter().map_while(|name| numbered().find(|gpu| is_named(gpu, name))).collect()
     }
 }
 

@@ -98,9 +98,13 @@ pub(super) fn key(engine_key: &str, hardware: &str, plan: &Plan) -> String {
     add(engine_key);
     add(hardware);
     add(&format!("{:?}", plan.device));
-    for Choice { name, value, .. } in plan.flags.iter().chain(&plan.environment) {
+    for Choice { name, value, more, .. } in plan.flags.iter().chain(&plan.environment) {
         add(name);
-        add(value.as_deref().unwrap_or_default());
+        value.iter().chain(more).for_each(|value| add(value));
+    }
+    for (name, value) in &plan.extra_environment {
+        add(name);
+        add(value);
     }
     plan.extra_arguments.iter().for_each(|argument| add(argument));
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::LeaseError;
 use super::book::{Book, Member};
 use super::core::{EngineId, Needs, Report, Stage};
 use super::factory::{Factory, needs};
@@ -64,6 +65,12 @@ impl Held {
             reported: None,
             timed: 0,
         }
+    }
+
+    /// Why it cannot run here, if the plan says so.
+    pub(super) fn refusal(&self) -> Option<LeaseError> {
+        let refusal = self.plan.refusal.as_ref()?;
+        Some(LeaseError::Permanent(format!("{}: {}; {}", refusal.what, refusal.why, refusal.fix)))
     }
 
     /// Where it runs.

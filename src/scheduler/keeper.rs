@@ -122,7 +122,9 @@ impl Keeper {
         match command {
             Command::Load { model, known } => {
                 let engine = self.engine_of(&model);
-                self.tell(Event::Load(engine));
+                if self.problem(engine).is_none() {
+                    self.tell(Event::Load(engine));
+                }
                 self.publish();
                 if let Some(problem) = self.held.get(&engine).and_then(|held| held.book.borrow().problem.clone()) {
                     tracing::error!(model = %model.name, "cannot load the model: {problem}");
@@ -132,6 +134,11 @@ impl Keeper {
             }
             Command::Lease { model, keep_alive, ticket, reply } => {
                 let engine = self.engine_of(&model);
+                if let Some(refusal) = self.problem(engine) {
+                    // The client may be gone already.
+                    let _ = reply.send(Err(refusal));
+                    return;
+                }
                 self.waiting.insert(ticket, (engine, reply));
                 self.tell(Event::Request { ticket, engine, keep_alive });
             }
@@ -178,7 +185,8 @@ impl Keeper {
         let engine = self.next;
         self.next += 1;
         let held = Held::new(model.clone(), &self.factory);
-        self.core.add(engine, held.needs(&self.figures), Instant::now());
+        let keep_alive = (self.factory.keep_alive)(model);
+        self.core.add(engine, held.needs(&self.figures), keep_alive, Instant::now());
         self.held.insert(engine, held);
         self.by_key.insert(key, engine);
         self.publish_members();
@@ -331,6 +339,16 @@ impl Keeper {
         self.members.send_replace(members.into_iter().map(|(_, held)| held.member()).collect());
     }
 
+    /// Why an engine that is down can never be started, if it cannot.
+    fn problem(&self, engine: EngineId) -> Option<LeaseError> {
+        let (seat, held) = (self.core.seat(engine)?, self.held.get(&engine)?);
+        if !seat.life.is_down() {
+            return None;
+        }
+        let too_large = self.core.too_large(&seat.needs).map(|refusal| in_words(refusal, held.device()));
+        too_large.or_else(|| held.refusal())
+    }
+
     fn publish(&self) {
         let now = Instant::now();
         for (engine, held) in &self.held {
@@ -344,12 +362,7 @@ impl Keeper {
                     closed: self.core.is_closed(),
                     estimate: self.core.estimate(*engine, now),
                     device_bytes: seat.held_bytes(),
-                    problem: seat
-                        .life
-                        .is_down()
-                        .then(|| self.core.too_large(&seat.needs))
-                        .flatten()
-                        .map(|refusal| in_words(refusal, held.device())),
+                    problem: self.problem(*engine),
                 });
             }
         }

@@ -53,8 +53,6 @@ pub enum KeepAlive {
 /// The operator's choices.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Keep-alive of a model whose requests name none.
-    pub keep_alive: KeepAlive,
     /// Most requests that wait, for all models together (`OLLAMA_MAX_QUEUE`).
     pub max_queue: usize,
     /// Most engines that are up (`OLLAMA_MAX_LOADED_MODELS`); 0 = as many as memory allows.
@@ -106,7 +104,6 @@ impl Scheduler {
         let (members, members_seen) = watch::channel(Arc::from([]));
         let (changes, changes_seen) = watch::channel(0);
         let rules = Rules {
-            keep_alive: settings.keep_alive,
             max_queue: settings.max_queue,
             max_loaded: settings.max_loaded,
             max_wait: settings.max_wait,

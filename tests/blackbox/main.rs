@@ -19,6 +19,8 @@ mod loading;
 mod logs;
 mod many;
 mod models;
+mod plans;
+mod pulls;
 mod scheduling;
 mod shape;
 mod transcripts;

@@ -289,7 +289,6 @@ async fn creates_that_cannot_be_are_refused_in_ollamas_words() {
         (json!({"model": "x", "files": {"x.bin": text}}), 400, "unknown type".to_owned()),
         (json!({"model": "x", "files": {"x.gguf": text}}), 400, "supplied file was not in GGUF format".to_owned()),
         (json!({"model": "x", "files": {"x.gguf": missing}}), 404, format!("blob \"{missing}\" not found")),
-        (json!({"model": "x", "from": "nope"}), 404, "model 'nope:latest' not found".to_owned()),
         (
             json!({"model": "x", "from": "smollm2:135m", "adapters": {"a.safetensors": text, "b.safetensors": text}}),
             400,
@@ -303,6 +302,12 @@ async fn creates_that_cannot_be_are_refused_in_ollamas_words() {
             assert_eq!((answer.status(), answer.error()), (status, error.clone()), "{body}");
         }
     }
+    // What is not here is pulled, and begins with that.
+    let missing = "pull model manifest: file does not exist";
+    let answer = vllama.create(&json!({"model": "x", "from": "nope"})).await;
+    assert_eq!(answer.lines(), [json!({"status": "pulling manifest"}), json!({"error": missing})]);
+    let answer = vllama.create(&json!({"model": "x", "from": "nope", "stream": false})).await;
+    assert_eq!((answer.status(), answer.error().as_str()), (500, missing));
     let quantized = vllama.create(&json!({"model": "x", "from": "smollm2:135m", "quantize": "q4_k_m"})).await;
     assert_eq!(quantized.status(), 400);
     assert!(quantized.error().contains("vllama does not quantize"), "{}", quantized.error());

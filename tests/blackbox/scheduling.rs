@@ -74,6 +74,18 @@ async fn waiting(vllama: &Vllama, model: &str, number: usize) -> Value {
     .await
 }
 
+/// Waits until so many engines have been measured, and what they needed has been written down.
+async fn measured(vllama: &Vllama, number: usize) -> Vec<Value> {
+    let file = vllama.path("state").join("measured.json");
+    eventually(&format!("{number} engines have been measured"), async || {
+        let figures: Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
+        let figures: Vec<_> = figures.as_object()?.values().cloned().collect();
+        let complete = figures.iter().filter(|figure| figure["bytes"].as_u64() > Some(0)).count();
+        (complete == number).then_some(figures)
+    })
+    .await
+}
+
 async fn answer(mut exchange: crate::harness::client::Exchange) -> Answer {
     exchange.answer().await.expect("an answer")
 }
@@ -103,8 +115,9 @@ async fn an_idle_model_goes_for_another_one_and_comes_back_on_request() {
 #[tokio::test]
 async fn the_model_nobody_has_used_for_longest_goes_first() {
     let vllama = with_models(&[10, 10, 10], "35GiB").start_listening().await;
-    for model in ["a", "b", "a", "c"] {
+    for (model, number) in [("a", 1), ("b", 2), ("a", 2), ("c", 3)] {
         counts(&vllama.client, model).await;
+        measured(&vllama, number).await;
     }
     assert_eq!(loaded(&vllama).await, names(&["a", "c"]));
 }
@@ -252,16 +265,12 @@ async fn a_model_that_never_fits_is_refused_with_what_to_do() {
 async fn what_an_engine_was_seen_to_need_is_remembered_and_used() {
     let vllama = with_models(&[10, 10], "24GiB").start_listening().await;
     counts(&vllama.client, "a").await;
-    let file = vllama.path("state").join("measured.json");
-    let figures: Value =
-        eventually("its figures are written down", async || serde_json::from_slice(&std::fs::read(&file).ok()?).ok())
-            .await;
-    let figure = figures.as_object().and_then(|figures| figures.values().next()).expect("one engine");
-    assert!(figure["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{figure}");
-    assert!(figure["start_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{figure}");
+    let figures = measured(&vllama, 1).await;
+    assert!(figures[0]["start_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{figures:?}");
     // The first start of the second model is charged 14 GiB beside the 11 GiB of the first: too much.
     counts(&vllama.client, "b").await;
     assert_eq!(loaded(&vllama).await, names(&["b"]));
+    measured(&vllama, 2).await;
     // Now both are known.
     counts(&vllama.client, "a").await;
     assert_eq!(loaded(&vllama).await, names(&["a", "b"]));
@@ -355,4 +364,16 @@ async fn a_server_without_models_is_ready_and_says_how_to_get_one() {
     let missing = vllama.client.post("/api/chat", &asks("a", "Hello")).await;
     assert_eq!((missing.status(), missing.error().as_str()), (404, "model 'a' not found"));
     vllama.stop().await;
+}
+
+#[tokio::test]
+async fn the_configuration_file_keeps_single_models_loaded_for_their_own_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("vllama.toml");
+    std::fs::write(&file, "[models.a]\nkeep_alive = \"500ms\"\n").expect("written");
+    let vllama =
+        with_models(&[1, 1], "100GiB").env("VLLAMA_CONFIG", file.to_str().expect("a path")).start_listening().await;
+    counts(&vllama.client, "b").await;
+    counts(&vllama.client, "a").await;
+    eventually("only the other one is left", async || (loaded(&vllama).await == names(&["b"])).then_some(())).await;
 }

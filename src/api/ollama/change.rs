@@ -1,4 +1,4 @@
-//! Changes of what a name stands for, shared by create, copy and delete: one at a time, and not under a running request.
+//! Changes of what a name stands for, shared by create, copy, delete and pull: one at a time, and not under a running request.
 
 use std::io;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use tokio::task::spawn_blocking;
 
 use super::error::ApiError;
 use crate::api::App;
+use crate::model::pull::Publish;
 use crate::model::{ModelName, Store};
+use crate::scheduler::Scheduler;
 
 /// Changes what `name` stands for. When the engine of the model that has the name now is needed by no other model, and
 /// has not the key `next` either, its requests are waited for and it is stopped first: its files are about to go.
@@ -22,21 +24,40 @@ pub async fn change<T: Send + 'static>(
     next: Option<String>,
     act: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let (app, name) = (app.clone(), name.clone());
+    Ok(exchange(app.store.clone(), app.scheduler.clone(), name.clone(), next, act).await?)
+}
+
+/// As [`change`], for whoever is no handler.
+async fn exchange<T: Send + 'static>(
+    store: Store,
+    scheduler: Scheduler,
+    name: ModelName,
+    next: Option<String>,
+    act: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let task = tokio::spawn(async move {
-        let store = app.store.clone();
         let _lock = store.lock(&name).await?;
         let goes = store
             .find(&name)
             .filter(|model| next.as_deref() != Some(model.engine_key().as_str()) && !store.shares_engine(model));
         // Held until the name stands for something else, so that nobody starts the engine again from files that go.
         let _retired = match goes {
-            Some(model) => Some(app.scheduler.retire(&model).await),
+            Some(model) => Some(scheduler.retire(&model).await),
             None => None,
         };
-        blocking(move || act(&store)).await
+        spawn_blocking(move || act(&store)).await?
     });
-    task.await.unwrap_or_else(|error| Err(ApiError::Store(error.to_string())))
+    // A panic has been logged with its place.
+    task.await?
+}
+
+/// How pulls give a model its name.
+#[must_use]
+pub fn publisher(store: Store, scheduler: Scheduler) -> Publish {
+    Arc::new(move |name, prepared| {
+        let (store, scheduler, key) = (store.clone(), scheduler.clone(), prepared.engine_key());
+        Box::pin(exchange(store, scheduler, name.clone(), Some(key), move |store| store.publish(prepared, &name)))
+    })
 }
 
 /// Runs what reads or writes the disk for long, away from the threads that answer.

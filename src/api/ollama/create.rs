@@ -7,6 +7,7 @@ use super::error::ApiError;
 use super::json;
 use super::order::Order;
 use super::progress::{self, Teller};
+use super::pull::pulled;
 use super::types::CreateRequest;
 use crate::api::{App, Call, Reply};
 use crate::model::digest::Sha256Digest;
@@ -31,7 +32,7 @@ pub async fn create(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
 
 async fn carry_out(app: Arc<App>, order: Order, teller: Teller) -> Result<(), ApiError> {
     let (checkpoint, inherited) = if let Some(from) = &order.from {
-        let model = base(&app, from).await?;
+        let model = base(&app, from, &teller).await?;
         let mut inherited = model.overlay().clone();
         // A model that is changed in its place stays the child of whose child it was.
         if model.name != order.name {
@@ -72,9 +73,12 @@ async fn carry_out(app: Arc<App>, order: Order, teller: Teller) -> Result<(), Ap
     change(&app, &order.name, Some(key), move |store| store.publish(prepared, &name).map(drop)).await
 }
 
-/// The model another is made from. Here is where one that is not installed will be pulled first.
-async fn base(app: &Arc<App>, name: &ModelName) -> Result<Arc<Installed>, ApiError> {
-    app.store.find(name).ok_or_else(|| ApiError::NotFound(name.display()))
+/// The model another is made from; one that is not installed is pulled first.
+async fn base(app: &Arc<App>, name: &ModelName, teller: &Teller) -> Result<Arc<Installed>, ApiError> {
+    match app.store.find(name) {
+        Some(installed) => Ok(installed),
+        None => pulled(app, name, teller).await,
+    }
 }
 
 /// The checkpoint that uploaded files make.

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::api::{self, Refused, Reply};
 use crate::model::digest::{InvalidDigest, Sha256Digest};
+use crate::model::pull::PullError;
 use crate::scheduler::{EngineGone, LeaseError};
 
 /// The sentence of a prompt that does not fit (ollama-api §6.9).
@@ -91,6 +92,12 @@ pub enum ApiError {
         "there is not enough room in the model store: {0} bytes are needed, {1} are free; delete a model, or enlarge the disk"
     )]
     NoRoom(u64, u64),
+    /// A name that begins with `http://`, without leave.
+    #[error("insecure protocol http")]
+    InsecureProtocol,
+    /// The model was not pulled.
+    #[error("{0}")]
+    Pull(#[from] PullError),
     /// The model lacks the ability: the name as the case shows it, and the ability.
     #[error("{0} does not support {1}")]
     Unable(String, &'static str),
@@ -192,6 +199,12 @@ impl ApiError {
             | Self::Gone
             | Self::Import(_)
             | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            // What Ollama's registry says comes as 500, also where there is no such model (§14).
+            Self::Pull(PullError::Registry(_) | PullError::Gguf(_) | PullError::Unsuitable(_)) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Pull(PullError::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Pull(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoLease(error) => error.status,
             _ => StatusCode::BAD_REQUEST,

@@ -27,6 +27,7 @@ pub mod options;
 pub mod order;
 pub mod prelude;
 pub mod progress;
+pub mod pull;
 pub mod request;
 pub mod response;
 pub mod routes;

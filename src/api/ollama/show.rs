@@ -157,7 +157,7 @@ impl Facts<'_> {
         );
         // Writing into a string does not fail.
         if let Some(adapter) = &model.adapter {
-            let _ = writeln!(text, "ADAPTER {}", adapter.display());
+            let _ = writeln!(text, "ADAPTER {}", adapter.directory.display());
         }
         for (word, value) in [("TEMPLATE", self.template), ("SYSTEM", self.system)] {
             if !value.is_empty() {

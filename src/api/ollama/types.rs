@@ -205,6 +205,20 @@ object! {
     }
 }
 
+object! {
+    /// `POST /api/pull`.
+    pub struct PullRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// The same under its old name; some clients send only this one (§13.2).
+        pub name: Text<'a>,
+        /// Whether a name may begin with `http://`.
+        pub insecure: bool,
+        /// Whether to stream; absent is true.
+        pub stream: Option<bool>,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,13 +1,12 @@
 //! What must be true before a server makes sense; each finding says what to do.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::cli::problem::Problem;
 use crate::config::Config;
 use crate::engine::Installation;
 use crate::gpu::Host;
-use crate::model::plan::Hardware;
 use crate::model::{Installed, ModelName, Store};
 
 /// The model that `make run` and the images install.
@@ -53,18 +52,18 @@ pub(super) fn engine(config: &Config) -> Result<(), Problem> {
     let shared_memory = nix::sys::statvfs::statvfs("/dev/shm")
         .map(|status| status.blocks_available() * status.fragment_size())
         .map_err(|error| Problem::new("cannot look at /dev/shm", error, "mount a tmpfs of 2 GiB there"))?;
-    enough(&hardware(), shared_memory)
+    enough(&Host::read(), shared_memory)
 }
 
 /// Whether memory and shared memory (bytes that are free) suffice for an engine; a GPU's own are vLLM's to judge.
-fn enough(hardware: &Hardware, shared_memory: u64) -> Result<(), Problem> {
-    if hardware.nvidia {
+fn enough(host: &Host, shared_memory: u64) -> Result<(), Problem> {
+    if host.nvidia {
         return Ok(());
     }
-    if hardware.memory_available < PROCESS_MEMORY {
+    if host.memory_available < PROCESS_MEMORY {
         return Err(Problem::new(
             "not enough memory for an engine on the CPU",
-            format!("{} are free, {} are needed", gibibytes(hardware.memory_available), gibibytes(PROCESS_MEMORY)),
+            format!("{} are free, {} are needed", gibibytes(host.memory_available), gibibytes(PROCESS_MEMORY)),
             "free memory, or raise the container's limit (`--memory`)",
         ));
     }
@@ -76,12 +75,6 @@ fn enough(hardware: &Hardware, shared_memory: u64) -> Result<(), Problem> {
         ));
     }
     Ok(())
-}
-
-/// What this machine has, as a plan asks for it.
-pub(super) fn hardware() -> Hardware {
-    let Host { nvidia, bfloat16, memory_available, .. } = Host::read();
-    Hardware { nvidia, bfloat16, memory_available }
 }
 
 /// Main memory in bytes; the control group's limit counts.
@@ -109,14 +102,6 @@ pub(super) fn installation(config: &Config) -> Installation {
     }
 }
 
-/// The program that reads NVML: as told, or beside this one.
-pub(super) fn gpu_helper(config: &Config) -> PathBuf {
-    config
-        .gpu_helper
-        .clone()
-        .unwrap_or_else(|| std::env::current_exe().unwrap_or_default().with_file_name("vllama-gpu"))
-}
-
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 fn gibibytes(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
@@ -130,7 +115,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_and_too_little_shared_memory_say_what_to_do() {
-        let cpu = |memory_available| Hardware { nvidia: false, bfloat16: false, memory_available };
+        let cpu = |memory_available| Host { nvidia: false, bfloat16: false, memory_available, memory_total: PLENTY };
         assert!(enough(&cpu(PLENTY), PLENTY).is_ok());
         let memory = enough(&cpu(1 << 30), PLENTY).expect_err("too little").to_string();
         assert!(memory.contains("1.0 GiB are free") && memory.contains("--memory"), "{memory}");
@@ -140,6 +125,6 @@ mod tests {
 
     #[test]
     fn an_engine_on_a_gpu_needs_little_of_either() {
-        assert!(enough(&Hardware { nvidia: true, bfloat16: false, memory_available: 1 }, 1).is_ok());
+        assert!(enough(&Host { nvidia: true, bfloat16: false, memory_available: 1, memory_total: 1 }, 1).is_ok());
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::model::digest::Sha256Digest;
+use crate::model::plan::Adapter;
 use crate::model::{Card, Installed, Manifest, ModelName};
 
 /// Name of the manifest in a model's place.
@@ -148,9 +149,11 @@ pub(super) fn assemble(
     let invalid = |error: &dyn std::error::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let name = ModelName::parse(&manifest.name).map_err(|error| invalid(&error))?;
     let card = Card::read(&directory, manifest.parameters).map_err(|error| invalid(&error))?;
-    if let Some(adapter) = adapter.as_deref().filter(|adapter| !adapter.is_dir()) {
-        let text = format!("its adapter {} is not there", adapter.display());
-        return Err(io::Error::new(io::ErrorKind::NotFound, text));
-    }
+    let adapter = adapter.map(|directory| {
+        Adapter::read(&manifest.name, &directory).map_err(|error| {
+            io::Error::new(error.kind(), format!("its adapter {} cannot be read: {error}", directory.display()))
+        })
+    });
+    let adapter = adapter.transpose()?;
     Ok(Installed { name, directory, adapter, modified_at, manifest, card })
 }

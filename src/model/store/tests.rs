@@ -143,15 +143,15 @@ fn overlays_change_the_digest_and_not_the_engine_and_adapters_change_both() {
     assert_ne!(mario.manifest.digest, plain.manifest.digest);
     assert_eq!(mario.engine_key(), plain.engine_key());
     let adapter = store.stage().expect("staged");
-    fs::write(adapter.directory().join("adapter_config.json"), "{}").expect("written");
+    fs::write(adapter.directory().join("adapter_config.json"), r#"{"r":8}"#).expect("written");
     let bent = Draft { adapter: Some(adapter), ..draft(&mario, mario.overlay().clone()) };
     let bent = commit(&store, bent, "bent").expect("made");
     assert_ne!(bent.engine_key(), plain.engine_key());
-    assert_eq!(bent.manifest.size, plain.manifest.size + 2);
+    assert_eq!(bent.manifest.size, plain.manifest.size + 7);
     let again = Store::open(root.path()).expect("a store");
     let found = again.find(&name("bent")).expect("found");
     assert_eq!(found.overlay().system, "You are Mario.");
-    assert!(found.adapter.as_ref().is_some_and(|adapter| adapter.join("adapter_config.json").is_file()));
+    assert!(found.adapter.as_ref().is_some_and(|adapter| adapter.directory.join("adapter_config.json").is_file()));
     assert!(again.remove(&name("bent")).expect("removed"));
     assert_eq!(entries(root.path(), ".adapters"), 0);
     assert_eq!(entries(root.path(), ".checkpoints"), 1);

@@ -36,8 +36,6 @@ pub(super) type Ticket = u64;
 /// The operator's choices.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// Keep-alive of a model whose requests name none.
-    pub keep_alive: KeepAlive,
     /// Most requests that wait, for all models together.
     pub max_queue: usize,
     /// Most engines that are up; 0 = as many as memory allows.
@@ -74,9 +72,9 @@ impl Core {
         Self { rules, devices, seats, waiting: 0, closed: false, actions, look_at: None }
     }
 
-    /// Makes an engine known; it is down.
-    pub(super) fn add(&mut self, engine: EngineId, needs: Needs, now: Instant) {
-        self.seats.insert(engine, Seat::new(needs, self.rules.keep_alive, now));
+    /// Makes an engine known; it is down. The keep-alive is for requests that name none.
+    pub(super) fn add(&mut self, engine: EngineId, needs: Needs, keep_alive: KeepAlive, now: Instant) {
+        self.seats.insert(engine, Seat::new(needs, keep_alive, now));
     }
 
     /// Forgets an engine that is down and that nobody waits for or uses; false when it is not so.
@@ -164,7 +162,6 @@ impl Core {
         if let Some(refusal) = self.refusal(engine, now) {
             return self.actions.push(Action::Refuse(ticket, refusal));
         }
-        let default = self.rules.keep_alive;
         self.with(engine, |seat| {
             if seat.life == Life::Failed {
                 seat.enter(Life::Down, now);
@@ -175,7 +172,7 @@ impl Core {
                 seat.keep_alive = keep_alive;
             } else if seat.keep_alive == KeepAlive::For(Duration::ZERO) {
                 // An unload that was asked for before this request is carried out or forgotten; it is not its wish.
-                seat.keep_alive = default;
+                seat.keep_alive = seat.usual_keep_alive;
             }
             seat.waiting.push_back(Waiting { ticket, since: now, keep_alive });
         });
@@ -222,7 +219,6 @@ impl Core {
     }
 
     fn report(&mut self, engine: EngineId, report: Report, now: Instant) {
-        let default = self.rules.keep_alive;
         let Some(seat) = self.seats.get_mut(&engine) else { return };
         if !seat.believes(&report) {
             return;
@@ -236,7 +232,8 @@ impl Core {
                 seat.expires = None;
                 seat.owed = 0;
                 // What was asked for by those who wait goes on; what an earlier load was told ends with it.
-                seat.keep_alive = seat.waiting.iter().rev().find_map(|waiting| waiting.keep_alive).unwrap_or(default);
+                let asked = seat.waiting.iter().rev().find_map(|waiting| waiting.keep_alive);
+                seat.keep_alive = asked.unwrap_or(seat.usual_keep_alive);
             }
             Stage::Starting if seat.life != Life::Starting => seat.enter(Life::Starting, now),
             Stage::Starting => {}

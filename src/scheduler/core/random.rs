@@ -83,7 +83,6 @@ impl World {
         let devices = 1 + dice.roll(3);
         let budgets: Vec<u64> = (0..devices).map(|_| (8 + dice.roll(20)) * GIB).collect();
         let rules = Rules {
-            keep_alive: dice.pick(&[KeepAlive::Forever, KeepAlive::For(Duration::from_secs(300))]).expect("one"),
             max_queue: usize::try_from(dice.roll(30) + 1).expect("small"),
             max_loaded: usize::try_from(dice.roll(4)).expect("small"),
             max_wait: Duration::from_secs(30),
@@ -102,7 +101,8 @@ impl World {
             })
             .collect();
         for (id, needs) in needs.iter().enumerate() {
-            core.add(id as EngineId, *needs, now);
+            let usual = dice.pick(&[KeepAlive::Forever, KeepAlive::For(Duration::from_secs(300))]).expect("one");
+            core.add(id as EngineId, *needs, usual, now);
         }
         let engine = || Engine {
             real: Real::Down,

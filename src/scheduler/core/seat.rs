@@ -106,6 +106,8 @@ pub(in crate::scheduler) struct Seat {
     pub leases: usize,
     /// Why waiting is no use, if it is none.
     pub failure: Option<String>,
+    /// The keep-alive where no request names one.
+    pub(super) usual_keep_alive: KeepAlive,
     /// Requests that wait, oldest first.
     pub(super) waiting: VecDeque<Waiting>,
     /// So many of them, from the front, waited when it became ready: it was loaded for them.
@@ -135,6 +137,7 @@ impl Seat {
             life: Life::Down,
             place: Vec::new(),
             keep_alive,
+            usual_keep_alive: keep_alive,
             expires: None,
             leases: 0,
             failure: None,

@@ -17,7 +17,6 @@ struct Bench {
 
 fn rules() -> Rules {
     Rules {
-        keep_alive: KeepAlive::Forever,
         max_queue: 512,
         max_loaded: 0,
         max_wait: 30 * SECOND,
@@ -37,7 +36,7 @@ impl Bench {
         let now = Instant::now();
         let mut core = Core::new(rules, devices.iter().map(|budget| Some(budget * GIB)).collect());
         for (id, needs) in engines.iter().enumerate() {
-            core.add(id as EngineId, *needs, now);
+            core.add(id as EngineId, *needs, KeepAlive::Forever, now);
         }
         Self { core, now, generations: BTreeMap::new(), tickets: 0 }
     }

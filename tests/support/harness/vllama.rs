@@ -69,6 +69,8 @@ pub struct Vllama {
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
+    /// What it said on standard output.
+    pub stdout: String,
     /// What it said on standard error.
     pub stderr: String,
 }
@@ -471,9 +473,11 @@ impl Builder {
         let mut process = self.spawn();
         let status = eventually("vllama ends", async || process.child.try_wait().expect("the state of a child")).await;
         end(&mut process.child, &self.mark);
-        let said = async || process.stderr.ended.load(Ordering::Acquire).then_some(());
-        eventually("all it said has been read", said).await;
-        Ended { status, stderr: process.stderr.all().join("\n") }
+        let streams = [&process.stdout, &process.stderr];
+        let read = async || streams.iter().all(|lines| lines.ended.load(Ordering::Acquire)).then_some(());
+        eventually("all it said has been read", read).await;
+        let [stdout, stderr] = streams.map(|lines| lines.all().join("\n"));
+        Ended { status, stdout, stderr }
     }
 
     fn spawn(&self) -> Running {
