@@ -10,6 +10,7 @@ mod load;
 #[allow(dead_code, reason = "shared with the tests")]
 mod model;
 mod relay;
+mod scheduler;
 mod server;
 
 use std::path::Path;
@@ -19,21 +20,27 @@ use load::{Streams, Target, Times};
 use relay::Relay;
 use server::Server;
 
-/// Streams at a time, tokens a second of each, tokens of each. Slower with more streams, so that two cores keep up.
+/// Streams at a time, tokens a second of each, tokens of each. Slower with more streams, so that two cores keep up; no
+/// more than an engine is given at a time.
 /// 0 = as fast as the engine can.
-const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (512, 10, 40), (64, 0, 8000)];
+const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (256, 20, 80), (64, 0, 8000)];
 
 /// Connections that ask for whole answers, and for how long.
 const WHOLE: (usize, Duration) = (16, Duration::from_secs(3));
 
-/// Streams that are open and silent.
-const SILENT: usize = 1000;
+/// Streams that are open and silent: as many as an engine is given at a time.
+const SILENT: usize = 256;
 
 fn main() {
     if let [_, role, engine] = &*std::env::args().collect::<Vec<_>>()
         && role == relay::ROLE
     {
         return relay::run(engine.into());
+    }
+    if let [_, role, directory] = &*std::env::args().collect::<Vec<_>>()
+        && role == scheduler::ROLE
+    {
+        return scheduler::run(directory.into());
     }
     // `cargo test --all-targets` builds and runs this too, and a debug build's figures mean nothing.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -50,6 +57,9 @@ fn main() {
         let wanted = |part: &str| parts.is_empty() || parts.iter().any(|word| word == part);
         if wanted("start") {
             start().await;
+        }
+        if wanted("scheduler") {
+            scheduler::measure();
         }
         if wanted("whole") {
             whole().await;

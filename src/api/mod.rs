@@ -22,7 +22,7 @@ use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{ModelName, Store};
 use crate::scheduler::{Scheduler, Snapshot};
-use crate::telemetry::{Facts, Health};
+use crate::telemetry::{Facts, Health, Queue};
 
 pub use upload::{Refused, Upload};
 
@@ -36,8 +36,8 @@ pub struct App {
     pub python: Python,
     /// Pulls models.
     pub pulls: Pulls,
-    /// The model this server was started for.
-    pub default_model: ModelName,
+    /// The model that is loaded at the start and whose health is the server's; `None` when there is none.
+    pub default_model: Option<ModelName>,
     /// What the hardware helper last said about the GPUs; `None` when there are none or nothing is known. Must not wait.
     pub gpus: Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>,
     /// When vllama started.
@@ -57,8 +57,16 @@ impl App {
         self.report(&self.scheduler.snapshot())
     }
 
+    /// What waits and what runs, for people on call.
+    #[must_use]
+    pub fn queue(&self) -> Vec<Queue> {
+        Queue::report(&self.scheduler.snapshot())
+    }
+
     fn report(&self, snapshot: &Snapshot) -> Health {
-        Health::report(snapshot, &self.default_model, (self.gpus)(), self.started.elapsed())
+        let default =
+            self.default_model.as_ref().map(|name| (name, self.store.find(name).map(|model| model.engine_key())));
+        Health::report(snapshot, default, (self.gpus)(), self.started.elapsed())
     }
 }
 

@@ -1,8 +1,11 @@
-//! `vllama serve [MODEL]`: opens the port, starts the engine, serves until it is told to stop.
+//! `vllama serve [MODEL]`: opens the port, loads the model, serves until it is told to stop.
 
+mod engines;
+mod keep_alives;
 mod preflight;
 mod run_directory;
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -11,20 +14,20 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use keep_alives::KeepAlives;
+
 use super::planning;
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::api::App;
-use crate::api::ollama::{change, keep_alive};
+use crate::api::ollama::change;
 use crate::config::Config;
-use crate::engine::{Engine, State, Status};
 use crate::gpu;
 use crate::init::{Init, Signal, Spawner};
-use crate::model::plan::Plan;
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
-use crate::scheduler::{self, KeepAlive, Scheduler};
+use crate::scheduler::{self, Scheduler};
 use crate::server::{self, Phase};
 use crate::telemetry::logs::{self, Format};
 
@@ -44,8 +47,8 @@ struct Ground {
     config: Config,
     listener: TcpListener,
     store: Store,
-    model: Arc<Installed>,
-    keep_alive: KeepAlive,
+    model: Option<Arc<Installed>>,
+    keep_alives: KeepAlives,
     progress: Arc<Progress>,
     spawner: Spawner,
     /// Held as long as vllama runs.
@@ -66,19 +69,12 @@ fn start(config: Config) -> Result<i32, Problem> {
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;
     let model = preflight::model(&store, &config)?;
-    let own = config.model_settings(&model.name).and_then(|settings| settings.keep_alive.as_ref());
-    let keep_alive = match own.or(config.keep_alive.as_ref()) {
-        None => KeepAlive::Forever,
-        Some(text) => keep_alive::parse_setting(text).map_err(|error| {
-            let what = format!("cannot keep models alive for '{text}'");
-            Problem::new(what, error, "give keep_alive or OLLAMA_KEEP_ALIVE as 5m, 300 or -1")
-        })?,
-    };
+    let keep_alives = KeepAlives::read(&config)?;
     preflight::engine(&config)?;
     let listener = listen(&config)?;
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper) = (init.spawner(), init.stopper());
-    let ground = Ground { config, listener, store, model, keep_alive, progress, spawner, _run_lock: run_lock };
+    let ground = Ground { config, listener, store, model, keep_alives, progress, spawner, _run_lock: run_lock };
     std::thread::Builder::new()
         .name("vllama".into())
         .spawn(move || {
@@ -123,7 +119,11 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 }
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
-    let Ground { config, listener, store, model, keep_alive, progress, spawner, _run_lock } = ground;
+    let Ground { config, listener, store, model, keep_alives, progress, spawner, _run_lock } = ground;
+    let no_model = match store.list().is_empty() {
+        true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
+        false => "no model is loaded before somebody asks for one",
+    };
     let address = listener.local_addr().unwrap_or(config.listen);
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -131,13 +131,16 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
             return Problem::new("cannot listen", error, "check the limits of this user (`ulimit -n`)").tell();
         }
     };
-    let name = model.manifest.name.clone();
     let gpus = watch_gpus(&config, spawner.clone());
-    let plan = match plan(&config, &model, gpus.clone()).await {
-        Ok(plan) => plan,
-        Err(problem) => return problem.tell(),
+    let (asked, watch) = (config.clone(), gpus.clone());
+    // Waits for the driver.
+    let hardware = tokio::task::spawn_blocking(move || planning::hardware(&asked, watch.as_ref())).await;
+    let hardware = match hardware {
+        Ok(hardware) => hardware,
+        Err(error) => return Problem::new("cannot look at this machine", error, "please report this").tell(),
     };
-    let scheduler = scheduler(&config, &model, plan, keep_alive, &spawner);
+    let settings = scheduler_settings(&config);
+    let scheduler = Scheduler::new(engines::factory(&config, hardware, keep_alives, &spawner, gpus.clone()), settings);
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
     let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
@@ -146,10 +149,13 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         store,
         python,
         pulls: pulls.clone(),
-        default_model: model.name.clone(),
+        default_model: model.as_ref().map(|model| model.name.clone()),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         started: begun,
     });
+    if let Some(model) = &model {
+        scheduler.load(model).await;
+    }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let settings = server::Settings {
         body_limit: config.body_limit,
@@ -161,9 +167,11 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     };
     let server = tokio::spawn(server::serve(listener, app, settings, phase_seen));
     progress.event(&json!({"event": "listening", "address": address.to_string()}));
-    progress.say(&format!("vllama {} serves {name} on http://{address}", env!("CARGO_PKG_VERSION")));
-    scheduler.load();
-    tokio::spawn(tell_engine(scheduler.changes(), progress.clone(), format!("http://{address}")));
+    progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
+    if model.is_none() {
+        progress.say(no_model);
+    }
+    tokio::spawn(tell_engines(scheduler.clone(), progress.clone(), format!("http://{address}")));
 
     let patient = wait_for_stop(&mut signals, &scheduler).await;
     progress.event(&json!({"event": "stopping"}));
@@ -194,36 +202,15 @@ fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
     watch.inspect_err(|error| tracing::warn!(%error, "the GPUs are not watched")).ok()
 }
 
-/// How the model is served here; a problem where the estimate says that it cannot be.
-async fn plan(config: &Config, model: &Arc<Installed>, gpus: Option<gpu::Watch>) -> Result<Plan, Problem> {
-    let asked = config.clone();
-    // Waits for the driver.
-    let hardware = tokio::task::spawn_blocking(move || planning::hardware(&asked, gpus.as_ref())).await;
-    let hardware =
-        hardware.map_err(|error| Problem::new("cannot look at this machine", error, "please report this"))?;
-    let plan = Plan::new(model, &hardware, &planning::wishes(config, &model.name));
-    match &plan.refusal {
-        None => Ok(plan),
-        Some(refusal) => Err(Problem::new(refusal.what.clone(), &refusal.why, refusal.fix.clone())),
+fn scheduler_settings(config: &Config) -> scheduler::Settings {
+    scheduler::Settings {
+        max_queue: config.max_queue,
+        max_loaded: config.max_loaded,
+        max_wait: config.max_wait,
+        min_residence: config.min_residence,
+        sleeping_memory: preflight::sleeping_memory(),
+        measured: config.state.join("measured.json"),
     }
-}
-
-fn scheduler(
-    config: &Config,
-    model: &Arc<Installed>,
-    plan: Plan,
-    keep_alive: KeepAlive,
-    spawner: &Spawner,
-) -> Scheduler {
-    let settings = crate::engine::Settings {
-        directory: config.run.join(run_directory::engine(&model.name)),
-        log: config.state.join("vllm.log"),
-        start_limit: config.start_limit,
-        stop_limit: config.stop_limit,
-        sleep_limit: crate::engine::Settings::SLEEP_LIMIT,
-    };
-    let engine = Engine::new(plan, preflight::installation(config), spawner.clone(), settings);
-    Scheduler::new(model.clone(), engine, scheduler::Settings { keep_alive, max_queue: config.max_queue })
 }
 
 /// Obeys signals until one of them means to stop; true when what runs may finish.
@@ -273,31 +260,39 @@ async fn stop(
     }
 }
 
-/// Tells people what the engine does, from its start to its end.
-async fn tell_engine(mut changes: watch::Receiver<Status>, progress: Arc<Progress>, address: String) {
-    let mut before = State::Stopped;
+/// Tells people what the engines do, from their starts to their ends.
+async fn tell_engines(scheduler: Scheduler, progress: Arc<Progress>, address: String) {
+    let mut changes = scheduler.changes();
+    let mut before = HashMap::new();
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             _ = tick.tick() => {}
         }
-        let status = changes.borrow_and_update().clone();
-        if let (State::Starting, Some(startup)) = (status.state, &status.startup) {
-            progress.part(startup.phase().label(), startup.percent(Instant::now()).into(), 100);
-        }
-        if status.state == before {
-            continue;
-        }
-        before = status.state;
-        match (status.state, &status.failure) {
-            (State::Ready, _) => {
-                let seconds = status.start_took.unwrap_or_default().as_secs_f32();
-                progress.event(&json!({"event": "ready", "seconds": seconds, "generation": status.generation}));
-                progress.done(&format!("ready after {seconds:.0} s: {address}"));
+        for engine in scheduler.snapshot().engines {
+            if engine.state == "starting" {
+                progress.part(engine.phase, engine.percent.into(), 100);
             }
-            (State::Restarting | State::Failed, Some(failure)) => progress.failed(&failure.message),
-            _ => {}
+            let now = (engine.state, engine.generation);
+            if before.insert(engine.key, now) == Some(now) {
+                continue;
+            }
+            let model = engine.model.display();
+            match (engine.state, &engine.failure) {
+                ("ready", _) => {
+                    let seconds = engine.start_took.unwrap_or_default().as_secs_f32();
+                    let generation = engine.generation;
+                    progress.event(
+                        &json!({"event": "ready", "model": model, "seconds": seconds, "generation": generation}),
+                    );
+                    progress.done(&format!("{model} is ready after {seconds:.0} s: {address}"));
+                }
+                ("restarting" | "failed" | "stopped", Some(failure)) => {
+                    progress.failed(&format!("{model}: {failure}"));
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -89,9 +89,13 @@ pub fn parse(
 }
 
 fn command() -> Command {
-    let serve = with_settings(Command::new("serve").about("Start the server and the engine for one model"))
+    let serve = with_settings(Command::new("serve").about("Start the server and load a model"))
         .visible_alias("start")
-        .arg(Arg::new("model").value_name("MODEL").help("installed model to serve [default: the default model]"))
+        .arg(
+            Arg::new("model")
+                .value_name("MODEL")
+                .help("installed model to load at once; others are loaded on request [default: the default model]"),
+        )
         .arg(
             Arg::new("vllm")
                 .value_name("VLLM_ARGS")
@@ -213,6 +217,15 @@ impl Values<'_> {
             .map_err(|_| ConfigError(format!("{place}: '{value}' has a quote without end; close it, as in a shell")))
     }
 
+    /// Bytes: `12GiB`, `500MB`, or a bare number.
+    fn bytes(&self, flag: &str) -> Result<Option<u64>, ConfigError> {
+        let Some((value, place)) = self.find(flag) else { return Ok(None) };
+        let parsed = value.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| *bytes > 0);
+        parsed.map(Some).ok_or_else(|| {
+            ConfigError(format!("{place}: '{value}' is no amount of memory; give one such as 12GiB or 500MB"))
+        })
+    }
+
     /// A time: `90`, `90s`, `10m`, `1h30m`.
     fn time(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
         let Some((value, place)) = self.find(flag) else { return Ok(default) };
@@ -264,6 +277,10 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,
         keep_alive: values.text("keep-alive"),
         max_queue: size(values.number("max-queue")?.unwrap_or(512)),
+        max_loaded: size(values.number("max-loaded-models")?.unwrap_or(0)),
+        memory_budget: values.bytes("memory-budget")?,
+        max_wait: values.time("max-wait", Duration::from_secs(30))?,
+        min_residence: values.time("min-residence", Duration::from_secs(10))?,
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
         blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),
         max_connections: size(values.number("max-connections")?.unwrap_or(4096)),
@@ -365,6 +382,14 @@ mod tests {
     }
 
     #[test]
+    fn amounts_of_memory_have_units() {
+        for (text, bytes) in [("12GiB", 12 << 30), ("500MB", 500_000_000), ("1024", 1024)] {
+            assert_eq!(served(&[], &[("VLLAMA_MEMORY_BUDGET", text)]).memory_budget, Some(bytes), "{text}");
+        }
+        assert_eq!(served(&[], &[]).memory_budget, None);
+    }
+
+    #[test]
     fn the_file_stands_below_variables_and_above_defaults() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("vllama.toml");
@@ -397,6 +422,7 @@ mod tests {
         for (variable, value, expected) in [
             ("VLLAMA_DRAIN", "soon", "VLLAMA_DRAIN: 'soon' is no time"),
             ("OLLAMA_MAX_QUEUE", "-1", "OLLAMA_MAX_QUEUE: '-1' is no whole number"),
+            ("VLLAMA_MEMORY_BUDGET", "much", "VLLAMA_MEMORY_BUDGET: 'much' is no amount of memory"),
             ("VLLAMA_LOG_FORMAT", "xml", "'xml' is neither text nor json"),
             ("OLLAMA_HOST", "nowhere", "'nowhere' is no IP address"),
         ] {

@@ -24,7 +24,7 @@ use crate::model::ModelName;
 /// Everything `vllama serve` is told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The model to serve; `None` = the only one installed, or the default one.
+    /// The model to load at the start; `None` = the only one installed, or the default one if that is.
     pub model: Option<ModelName>,
     /// Address to listen on.
     pub listen: SocketAddr,
@@ -52,8 +52,16 @@ pub struct Config {
     pub stop_limit: Duration,
     /// Keep-alive as Ollama writes it, `5m` or `-1`; `None` = for ever, since a start of vLLM takes a minute.
     pub keep_alive: Option<String>,
-    /// Most requests that wait for a load.
+    /// Most requests that wait, for all models together.
     pub max_queue: usize,
+    /// Most models that are loaded at a time; 0 = as many as memory allows.
+    pub max_loaded: usize,
+    /// Bytes for engines: of main memory, or of each GPU; `None` = all there is.
+    pub memory_budget: Option<u64>,
+    /// How long a request for a model that is not loaded waits before loaded ones take no new requests.
+    pub max_wait: Duration,
+    /// How long a loaded model keeps its place at least.
+    pub min_residence: Duration,
     /// Largest request body, in bytes.
     pub body_limit: usize,
     /// Largest uploaded file, in bytes.

@@ -68,7 +68,35 @@ pub const SETTINGS: &[Setting] = &[
     setting!("drain", ["VLLAMA_DRAIN"], "TIME", "30s", "running requests may finish this long at a stop"),
     setting!("stop-timeout", ["VLLAMA_STOP_TIMEOUT"], "TIME", "15s", "from SIGTERM to SIGKILL for an engine"),
     setting!("keep-alive", ["OLLAMA_KEEP_ALIVE"], "TIME", "-1 (for ever)", "how long an idle model stays loaded"),
-    setting!("max-queue", ["OLLAMA_MAX_QUEUE"], "NUMBER", "512", "most requests that wait for a model to load"),
+    setting!("max-queue", ["OLLAMA_MAX_QUEUE"], "NUMBER", "512", "most requests that wait, for all models together"),
+    setting!(
+        "max-loaded-models",
+        ["OLLAMA_MAX_LOADED_MODELS"],
+        "NUMBER",
+        "0 (as many as memory allows)",
+        "most models loaded at a time"
+    ),
+    setting!(
+        "memory-budget",
+        ["VLLAMA_MEMORY_BUDGET"],
+        "BYTES",
+        "all there is",
+        "memory for engines, main memory or that of each GPU: 12GiB"
+    ),
+    setting!(
+        "max-wait",
+        ["VLLAMA_MAX_WAIT"],
+        "TIME",
+        "30s",
+        "a request for another model waits this long before loaded ones take no new requests"
+    ),
+    setting!(
+        "min-residence",
+        ["VLLAMA_MIN_RESIDENCE"],
+        "TIME",
+        "10s",
+        "how long a loaded model keeps its place at least"
+    ),
     setting!("max-body", ["VLLAMA_MAX_BODY"], "MIB", "64", "largest request body"),
     setting!("max-blob", ["VLLAMA_MAX_BLOB"], "GIB", "1024", "largest uploaded file"),
     setting!("max-connections", ["VLLAMA_MAX_CONNECTIONS"], "NUMBER", "4096", "most connections at a time"),

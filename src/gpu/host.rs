@@ -12,6 +12,8 @@ pub struct Host {
     pub bfloat16: bool,
     /// Bytes of main memory a new process may use; the control group's limit counts.
     pub memory_available: u64,
+    /// Bytes of main memory there are; the control group's limit counts.
+    pub memory_total: u64,
 }
 
 impl Host {
@@ -26,11 +28,16 @@ impl Host {
         ]
         .iter()
         .find_map(|(limit, usage)| left_in_group(&text(limit), &text(usage)));
-        let machine = memory_available(&text("/proc/meminfo"));
+        let meminfo = text("/proc/meminfo");
+        let machine = memory(&meminfo, "MemAvailable:");
+        let total = memory(&meminfo, "MemTotal:");
+        let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+        let limit = limit.iter().find_map(|path| text(path).trim().parse::<u64>().ok());
         Self {
             nvidia: exists("/proc/driver/nvidia/version") || exists("/dev/nvidiactl"),
             bfloat16: has_bfloat16(&text("/proc/cpuinfo")),
             memory_available: control_group.map_or(machine, |group| group.min(machine)),
+            memory_total: limit.map_or(total, |limit| limit.min(total)),
         }
     }
 }
@@ -41,8 +48,8 @@ fn has_bfloat16(cpuinfo: &str) -> bool {
     flags.split_ascii_whitespace().any(|flag| matches!(flag, "avx512_bf16" | "amx_bf16" | "bf16"))
 }
 
-fn memory_available(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap_or_default();
+fn memory(meminfo: &str, field: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
     line.split_ascii_whitespace().next().and_then(|kibibytes| kibibytes.parse::<u64>().ok()).unwrap_or_default() << 10
 }
 
@@ -65,7 +72,7 @@ mod tests {
 
     #[test]
     fn memory_is_what_the_machine_has_left_and_the_group_allows() {
-        assert_eq!(memory_available("MemTotal: 10 kB\nMemAvailable:   4 kB\n"), 4096);
+        assert_eq!(memory("MemTotal: 10 kB\nMemAvailable:   4 kB\n", "MemAvailable:"), 4096);
         assert_eq!(left_in_group("1000\n", "400\n"), Some(600));
         assert_eq!(left_in_group("max\n", "400\n"), None);
     }

@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod name;
 pub mod overlay;
 pub mod parsers;
+mod placement;
 pub mod plan;
 pub mod pull;
 pub mod python;

@@ -1,231 +1,370 @@
-//! The task that owns the scheduler's state.
+//! The task that owns the scheduler's state: turns commands and changes of engines into events for the
+//! [core](super::core), and carries out what it says.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::sleep_until;
+use tokio::time::timeout_at;
 
+use super::book::{Book, Member};
+use super::core::{Action, Core, EngineId, Event, Rules, Seat, Ticket};
+use super::factory::Factory;
+use super::figures::Figures;
+use super::held::Held;
 use super::lease::Lease;
-use super::{KeepAlive, LeaseError, Settings};
-use crate::engine::{Engine, State, Status};
+use super::refusal::in_words;
+use super::retire::Retired;
+use super::{KeepAlive, LeaseError};
+use crate::engine::Engine;
+use crate::model::Installed;
+use crate::model::plan::Device;
 
-/// After so many failed starts in a row requests are told why instead of waiting on; the starts go on.
-const PATIENCE: u32 = 3;
+/// How often the GPUs are looked for while nothing is known of them.
+const LOOK_FOR_DEVICES: Duration = Duration::from_secs(1);
 
 /// What others ask of the task.
 #[derive(Debug)]
 pub(super) enum Command {
-    Load,
+    Load {
+        model: Arc<Installed>,
+        /// Told when the engine is known to everybody.
+        known: oneshot::Sender<()>,
+    },
     Lease {
+        model: Arc<Installed>,
         keep_alive: Option<KeepAlive>,
+        ticket: Ticket,
         reply: oneshot::Sender<Result<Lease, LeaseError>>,
     },
-    /// Somebody may have stopped waiting for a lease.
-    GivenUp,
-    Released,
-    Unload,
+    /// Somebody has stopped waiting for a lease.
+    GivenUp(Ticket),
+    Released(EngineId),
+    Unload(Arc<Installed>),
+    Retire {
+        model: Arc<Installed>,
+        reply: oneshot::Sender<Retired>,
+    },
+    /// What a model was retired for has been done.
+    Restored(EngineId),
+    /// The status of an engine has changed.
+    Changed(EngineId),
     Close,
+    Stop {
+        at_once: bool,
+        reply: oneshot::Sender<()>,
+    },
 }
 
-/// What the task tells everybody.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Book {
-    /// Open leases.
-    pub leases: usize,
-    /// Requests that wait for the engine.
-    pub waiting: usize,
-    /// The keep-alive that holds now.
-    pub keep_alive: KeepAlive,
-    /// When the model will be unloaded; `None` while it is in use or kept for ever.
-    pub expires: Option<Instant>,
-    /// No more leases.
-    pub closed: bool,
-}
-
-impl Book {
-    pub(super) fn new(keep_alive: KeepAlive) -> Self {
-        Self { leases: 0, waiting: 0, keep_alive, expires: None, closed: false }
-    }
-}
-
+/// The scheduler's task.
 pub(super) struct Keeper {
-    engine: Engine,
-    settings: Settings,
+    core: Core,
+    factory: Factory,
+    figures: Figures,
     commands: mpsc::WeakUnboundedSender<Command>,
-    served_name: Arc<str>,
-    told: watch::Sender<Book>,
-    book: Book,
-    waiting: VecDeque<oneshot::Sender<Result<Lease, LeaseError>>>,
+    held: HashMap<EngineId, Held>,
+    by_key: HashMap<String, EngineId>,
+    next: EngineId,
+    waiting: HashMap<Ticket, (EngineId, oneshot::Sender<Result<Lease, LeaseError>>)>,
+    stopping: Vec<oneshot::Sender<()>>,
+    members: watch::Sender<Arc<[Member]>>,
+    /// Counts the changes of all engines.
+    changes: watch::Sender<u64>,
+    /// When to look for the GPUs next; `None` once they are known.
+    look_for_devices: Option<Instant>,
 }
 
 impl Keeper {
     pub(super) fn new(
-        engine: Engine,
-        settings: Settings,
+        factory: Factory,
+        rules: Rules,
+        figures: Figures,
         commands: mpsc::WeakUnboundedSender<Command>,
-        told: watch::Sender<Book>,
-        served_name: Arc<str>,
+        members: watch::Sender<Arc<[Member]>>,
+        changes: watch::Sender<u64>,
     ) -> Self {
-        let book = Book::new(settings.keep_alive);
-        Self { engine, settings, commands, served_name, told, book, waiting: VecDeque::new() }
+        let look_for_devices = (!factory.devices.are_known()).then(Instant::now);
+        Self {
+            core: Core::new(rules, factory.devices.budgets()),
+            factory,
+            figures,
+            commands,
+            held: HashMap::new(),
+            by_key: HashMap::new(),
+            next: 0,
+            waiting: HashMap::new(),
+            stopping: Vec::new(),
+            members,
+            changes,
+            look_for_devices,
+        }
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut status = self.engine.status();
         loop {
-            let expires = self.book.expires;
-            tokio::select! {
-                command = commands.recv() => match command {
-                    Some(command) => self.obey(command, &status.borrow()),
-                    None => return,
-                },
-                changed = status.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    let now = status.borrow_and_update().clone();
-                    self.engine_changed(&now);
-                }
-                () = sleep_until(expires.unwrap_or_else(Instant::now).into()), if expires.is_some() => {
-                    tracing::info!(model = %self.served_name, "unloading the model: nobody has asked for its keep-alive");
-                    self.unload();
-                }
+            let soonest = [self.core.look_at(), self.look_for_devices].into_iter().flatten().min();
+            let command = match soonest {
+                Some(at) => timeout_at(at.into(), commands.recv()).await,
+                None => Ok(commands.recv().await),
+            };
+            match command {
+                Ok(Some(command)) => self.obey(command),
+                Ok(None) => return,
+                Err(_) => self.tell(Event::Time),
             }
-            self.book.waiting = self.waiting.len();
-            self.told.send_replace(self.book);
+            self.look_for_devices();
+            self.publish();
         }
     }
 
-    fn obey(&mut self, command: Command, status: &Status) {
+    fn obey(&mut self, command: Command) {
         match command {
-            Command::Load => self.engine.start(),
-            Command::Lease { keep_alive, reply } => self.lease(keep_alive, reply, status),
-            Command::GivenUp => self.waiting.retain(|waiting| !waiting.is_closed()),
-            Command::Released => {
-                self.book.leases -= 1;
-                self.rest();
+            Command::Load { model, known } => {
+                let engine = self.engine_of(&model);
+                if self.problem(engine).is_none() {
+                    self.tell(Event::Load(engine));
+                }
+                self.publish();
+                if let Some(problem) = self.held.get(&engine).and_then(|held| held.book.borrow().problem.clone()) {
+                    tracing::error!(model = %model.name, "cannot load the model: {problem}");
+                }
+                // Who asked may be gone.
+                let _ = known.send(());
             }
-            Command::Unload => {
-                self.book.keep_alive = KeepAlive::For(std::time::Duration::ZERO);
-                self.rest();
+            Command::Lease { model, keep_alive, ticket, reply } => {
+                let engine = self.engine_of(&model);
+                if let Some(refusal) = self.problem(engine) {
+                    // The client may be gone already.
+                    let _ = reply.send(Err(refusal));
+                    return;
+                }
+                self.waiting.insert(ticket, (engine, reply));
+                self.tell(Event::Request { ticket, engine, keep_alive });
             }
-            Command::Close => {
-                self.book.closed = true;
-                self.refuse_all(&LeaseError::ShuttingDown);
+            Command::GivenUp(ticket) => {
+                if let Some((engine, _)) = self.waiting.remove(&ticket) {
+                    self.tell(Event::GivenUp { ticket, engine });
+                }
+            }
+            Command::Released(engine) => self.tell(Event::Released(engine)),
+            Command::Unload(model) => {
+                if let Some(engine) = self.by_key.get(&model.engine_key()) {
+                    self.tell(Event::Unload(*engine));
+                }
+            }
+            Command::Retire { model, reply } => self.retire(&model, reply),
+            Command::Restored(engine) => self.restore(engine),
+            Command::Changed(engine) => self.engine_changed(engine),
+            Command::Close => self.tell(Event::Close),
+            Command::Stop { at_once, reply } => {
+                self.stopping.push(reply);
+                self.tell(Event::Stop { at_once });
+            }
+        }
+        if !self.stopping.is_empty() && self.core.is_down() {
+            for reply in std::mem::take(&mut self.stopping) {
+                // Who asked may have lost patience.
+                let _ = reply.send(());
             }
         }
     }
 
-    fn lease(
-        &mut self,
-        keep_alive: Option<KeepAlive>,
-        reply: oneshot::Sender<Result<Lease, LeaseError>>,
-        status: &Status,
-    ) {
-        self.waiting.retain(|waiting| !waiting.is_closed());
-        let refusal = if self.book.closed {
-            Some(LeaseError::ShuttingDown)
-        } else if let Some(error) = hopeless(status) {
-            Some(error)
-        } else if status.client.is_none() && self.waiting.len() >= self.settings.max_queue {
-            Some(LeaseError::QueueFull)
+    /// The engine that serves a model, made known when it is not yet. It goes by the name that was asked for last.
+    fn engine_of(&mut self, model: &Arc<Installed>) -> EngineId {
+        let key = model.engine_key();
+        if let Some(engine) = self.by_key.get(&key).copied() {
+            if let Some(held) = self.held.get_mut(&engine)
+                && !Arc::ptr_eq(&held.model, model)
+            {
+                held.model = model.clone();
+                self.publish_members();
+            }
+            return engine;
+        }
+        let engine = self.next;
+        self.next += 1;
+        let held = Held::new(model.clone(), &self.factory);
+        let keep_alive = (self.factory.keep_alive)(model);
+        self.core.add(engine, held.needs(&self.figures), keep_alive, Instant::now());
+        self.held.insert(engine, held);
+        self.by_key.insert(key, engine);
+        self.publish_members();
+        engine
+    }
+
+    fn retire(&mut self, model: &Arc<Installed>, reply: oneshot::Sender<Retired>) {
+        let engine = self.engine_of(model);
+        if let Some(held) = self.held.get_mut(&engine) {
+            held.retiring.push(reply);
+        }
+        if self.core.seat(engine).is_some_and(Seat::is_retired) {
+            self.retired(engine);
         } else {
-            None
+            self.tell(Event::Retire(engine));
+        }
+    }
+
+    /// Tells those who wait for it that nothing of the engine is left.
+    fn retired(&mut self, engine: EngineId) {
+        let Some(held) = self.held.get_mut(&engine) else { return };
+        for reply in std::mem::take(&mut held.retiring) {
+            held.guards += 1;
+            // Comes back as `Restored` when nobody is there to take it.
+            let _ = reply.send(Retired::new(engine, self.commands.clone()));
+        }
+    }
+
+    fn restore(&mut self, engine: EngineId) {
+        let Some(held) = self.held.get_mut(&engine) else { return };
+        held.guards = held.guards.saturating_sub(1);
+        if held.guards > 0 || !held.retiring.is_empty() {
+            return;
+        }
+        let key = held.key.clone();
+        self.tell(Event::Restored(engine));
+        if self.core.remove(engine) {
+            self.held.remove(&engine);
+            self.by_key.remove(&key);
+            self.publish_members();
+        }
+    }
+
+    fn look_for_devices(&mut self) {
+        let now = Instant::now();
+        if self.look_for_devices.is_none_or(|at| at > now) {
+            return;
+        }
+        if self.factory.devices.are_known() {
+            self.look_for_devices = None;
+            self.tell(Event::Devices(self.factory.devices.budgets()));
+        } else {
+            self.look_for_devices = Some(now + LOOK_FOR_DEVICES);
+        }
+    }
+
+    /// Tells the core what an engine does now, and notes what it needs.
+    fn engine_changed(&mut self, engine: EngineId) {
+        self.changes.send_modify(|count| *count += 1);
+        let Some(held) = self.held.get_mut(&engine) else { return };
+        let place = self.core.seat(engine).map_or(&[][..], |seat| &seat.place);
+        if held.measure(place, &self.factory, &mut self.figures) {
+            let needs = held.needs(&self.figures);
+            self.tell(Event::Needs { engine, needs });
+        }
+        if let Some(report) = self.held.get_mut(&engine).and_then(Held::news) {
+            self.tell(Event::Report { engine, report });
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        for action in self.core.handle(event, Instant::now()) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Grant(ticket, engine) => self.grant(ticket, engine),
+            Action::Refuse(ticket, refusal) => {
+                if let Some((engine, reply)) = self.waiting.remove(&ticket) {
+                    let device = self.held.get(&engine).map_or(Device::Cpu, Held::device);
+                    // The client may be gone already.
+                    let _ = reply.send(Err(in_words(refusal, device)));
+                }
+            }
+            Action::Start(engine, place) => self.start(engine, &place),
+            Action::Stop(engine) => {
+                if let Some((model, handle)) = self.handle(engine) {
+                    tracing::info!(%model, "unloading the model");
+                    handle.stop();
+                }
+            }
+            Action::Kill(engine) => {
+                if let Some((_, handle)) = self.handle(engine) {
+                    handle.kill();
+                }
+            }
+            Action::Sleep(engine, level) => {
+                if let Some((model, handle)) = self.handle(engine) {
+                    tracing::info!(%model, level, "the model sleeps to make room");
+                    handle.sleep(level);
+                }
+            }
+            Action::Wake(engine) => {
+                if let Some((model, handle)) = self.handle(engine) {
+                    tracing::info!(%model, "waking the model");
+                    handle.wake();
+                }
+            }
+            Action::Retired(engine) => self.retired(engine),
+        }
+    }
+
+    /// The engine and the name it goes by, to give it an order.
+    fn handle(&mut self, engine: EngineId) -> Option<(Arc<str>, &Engine)> {
+        let held = self.held.get_mut(&engine)?;
+        Some((held.served_name.clone(), held.order()?))
+    }
+
+    fn start(&mut self, engine: EngineId, place: &[usize]) {
+        let Some(held) = self.held.get_mut(&engine) else { return };
+        if held.start(engine, place, &self.factory, &self.commands) {
+            self.core.renew(engine);
+            self.publish_members();
+        }
+    }
+
+    fn grant(&mut self, ticket: Ticket, engine: EngineId) {
+        let reply = self.waiting.remove(&ticket).map(|(_, reply)| reply);
+        let granted = self.held.get(&engine).and_then(|held| Some((held, held.status()?)));
+        let (Some(reply), Some((held, status))) = (reply, granted) else {
+            // Nobody is there to drop the lease.
+            return self.tell(Event::Released(engine));
         };
-        if let Some(error) = refusal {
-            // The client may be gone already.
-            let _ = reply.send(Err(error));
-            return;
-        }
-        self.book.expires = None;
-        if let Some(keep_alive) = keep_alive {
-            self.book.keep_alive = keep_alive;
-        } else if self.book.keep_alive == KeepAlive::For(std::time::Duration::ZERO) {
-            // An unload that was asked for before this request is carried out or forgotten; it is not this one's wish.
-            self.book.keep_alive = self.settings.keep_alive;
-        }
-        if status.client.is_some() {
-            self.grant(reply, status);
-        } else {
-            self.waiting.push_back(reply);
-            if status.state == State::Stopped {
-                self.engine.start();
-            }
-        }
-    }
-
-    fn grant(&mut self, reply: oneshot::Sender<Result<Lease, LeaseError>>, status: &Status) {
-        self.book.leases += 1;
-        // A client that is gone drops the lease, which then comes back as released.
-        let _ = reply.send(Ok(Lease {
-            engine: self.engine.status(),
-            max_model_len: status.max_model_len.unwrap_or_default(),
-            served_name: self.served_name.clone(),
+        let lease = Lease {
+            id: engine,
+            max_model_len: status.borrow().max_model_len.unwrap_or_default(),
+            engine: status.clone(),
+            served_name: held.served_name.clone(),
             commands: self.commands.clone(),
-        }));
+        };
+        // A client that is gone drops the lease, which then comes back as released.
+        let _ = reply.send(Ok(lease));
     }
 
-    fn engine_changed(&mut self, status: &Status) {
-        if let Some(error) = hopeless(status) {
-            return self.refuse_all(&error);
+    fn publish_members(&self) {
+        let mut members: Vec<_> = self.held.iter().collect();
+        members.sort_by_key(|(engine, _)| **engine);
+        self.members.send_replace(members.into_iter().map(|(_, held)| held.member()).collect());
+    }
+
+    /// Why an engine that is down can never be started, if it cannot.
+    fn problem(&self, engine: EngineId) -> Option<LeaseError> {
+        let (seat, held) = (self.core.seat(engine)?, self.held.get(&engine)?);
+        if !seat.life.is_down() {
+            return None;
         }
-        match status.state {
-            State::Ready => {
-                for reply in std::mem::take(&mut self.waiting) {
-                    self.grant(reply, status);
-                }
-                if self.book.leases == 0 && self.book.expires.is_none() {
-                    self.rest();
-                }
+        let too_large = self.core.too_large(&seat.needs).map(|refusal| in_words(refusal, held.device()));
+        too_large.or_else(|| held.refusal())
+    }
+
+    fn publish(&self) {
+        let now = Instant::now();
+        for (engine, held) in &self.held {
+            if let Some(seat) = self.core.seat(*engine) {
+                held.book.send_replace(Book {
+                    leases: seat.leases,
+                    waiting: seat.waits(),
+                    oldest: seat.oldest(),
+                    keep_alive: seat.keep_alive,
+                    expires: seat.expires,
+                    closed: self.core.is_closed(),
+                    estimate: self.core.estimate(*engine, now),
+                    device_bytes: seat.held_bytes(),
+                    problem: self.problem(*engine),
+                });
             }
-            State::Stopped => {
-                self.book.expires = None;
-                self.book.keep_alive = self.settings.keep_alive;
-                self.waiting.retain(|waiting| !waiting.is_closed());
-                if !self.waiting.is_empty() {
-                    self.engine.start();
-                }
-            }
-            _ => {}
         }
-    }
-
-    /// Begins the keep-alive when nobody uses the model or waits for it.
-    fn rest(&mut self) {
-        self.waiting.retain(|waiting| !waiting.is_closed());
-        if self.book.leases > 0 || !self.waiting.is_empty() {
-            return;
-        }
-        match self.book.keep_alive {
-            KeepAlive::Forever => self.book.expires = None,
-            KeepAlive::For(time) if time.is_zero() => self.unload(),
-            // A time beyond the clock's end is for ever.
-            KeepAlive::For(time) => self.book.expires = Instant::now().checked_add(time),
-        }
-    }
-
-    fn unload(&mut self) {
-        self.book.expires = None;
-        self.engine.stop();
-    }
-
-    fn refuse_all(&mut self, error: &LeaseError) {
-        for reply in std::mem::take(&mut self.waiting) {
-            let _ = reply.send(Err(error.clone()));
-        }
-    }
-}
-
-/// Why waiting for this engine is no use, if it is none.
-pub(super) fn hopeless(status: &Status) -> Option<LeaseError> {
-    let failure = status.failure.as_ref()?;
-    match status.state {
-        State::Failed => Some(LeaseError::Permanent(failure.message.clone())),
-        State::Starting | State::Restarting if status.failures_in_a_row >= PATIENCE => Some(LeaseError::Permanent(
-            format!("{}; {} starts have failed, vllama keeps trying", failure.message, status.failures_in_a_row),
-        )),
-        _ => None,
     }
 }

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use http::Response;
 use tokio::sync::{mpsc, watch};
 
-use super::keeper::{Command, hopeless};
+use super::core::EngineId;
+use super::held::hopeless;
+use super::keeper::Command;
 use crate::engine::{Client, EngineBody, EngineGone, State, Status};
 
 /// The right to use a ready engine. Dropping it frees the place; keep-alive starts when the last one is dropped.
 #[derive(Debug)]
 pub struct Lease {
+    pub(super) id: EngineId,
     pub(super) engine: watch::Receiver<Status>,
     pub(super) max_model_len: u64,
     pub(super) served_name: Arc<str>,
@@ -76,7 +79,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(commands) = self.commands.upgrade() {
             // Without a task there is no book to correct.
-            let _ = commands.send(Command::Released);
+            let _ = commands.send(Command::Released(self.id));
         }
     }
 }

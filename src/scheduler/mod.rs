@@ -1,26 +1,45 @@
 //! Which model runs where and when.
 //!
-//! In: a model and a keep-alive. Out: a [`Lease`], the right to use one engine. One task owns all state; the rest of the
-//! program holds a [`Scheduler`] handle and reads [`Snapshot`]s. Never speaks HTTP, never forks.
+//! In: a model and a keep-alive. Out: a [`Lease`], the right to use one engine. One task owns all state
+//! (`keeper.rs`), and decides by rules that know neither tasks nor clocks (`core/`); the rest of the program holds a
+//! [`Scheduler`] handle and reads [`Snapshot`]s. Never speaks HTTP, never forks.
 //!
-//! There is one engine so far, for the model the server was started with.
+//! An engine is known by what it serves ([`Installed::engine_key`]), not by a name: two names of one checkpoint share
+//! it.
 
+mod book;
+mod core;
+mod factory;
+mod figures;
+mod held;
 mod keeper;
 mod lease;
+mod refusal;
+mod retire;
 mod snapshot;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use crate::engine::{EngineBody, EngineGone};
+pub use factory::{Devices, Factory};
 pub use lease::Lease;
+pub use retire::Retired;
 pub use snapshot::{EngineSnapshot, Snapshot};
 
-use crate::engine::{Engine, State};
+use self::core::{Rules, Ticket};
 use crate::model::Installed;
-use keeper::{Book, Command, Keeper};
+use book::Member;
+use figures::Figures;
+use keeper::{Command, Keeper};
+
+/// An engine counts as idle only when nobody has used it this long: clients that send one request after the other leave
+/// gaps, and a swap in such a gap would cost them a start each.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// How long a model stays loaded after its last request (ollama-api §6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,100 +51,107 @@ pub enum KeepAlive {
 }
 
 /// The operator's choices.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// Keep-alive of a model whose requests name none.
-    pub keep_alive: KeepAlive,
-    /// Most requests that wait for an engine to load (`OLLAMA_MAX_QUEUE`).
+    /// Most requests that wait, for all models together (`OLLAMA_MAX_QUEUE`).
     pub max_queue: usize,
+    /// Most engines that are up (`OLLAMA_MAX_LOADED_MODELS`); 0 = as many as memory allows.
+    pub max_loaded: usize,
+    /// How long a request for a model that is not loaded waits at most before loaded ones take no new requests.
+    pub max_wait: Duration,
+    /// How long an engine keeps its place from the moment it was ready.
+    pub min_residence: Duration,
+    /// Main memory that sleeping engines may take, weights and processes, in bytes.
+    pub sleeping_memory: u64,
+    /// File in which it is remembered what engines needed.
+    pub measured: PathBuf,
 }
 
 /// Why no lease was given. The text is what a user is told; dialects choose status and shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// The model is installed but not the one this server was started for.
-    #[error(
-        "model '{wanted}' is installed, but this server serves '{served}' only; start another with `vllama serve {wanted}`"
-    )]
-    NotServed {
-        /// The model asked for.
-        wanted: String,
-        /// The model served.
-        served: String,
-    },
     /// The engine does not run and waiting is no use: what happened, why, what to do.
     #[error("{0}")]
     Permanent(String),
+    /// The model is being deleted or replaced.
+    #[error("the model is being deleted or replaced; try again in a moment")]
+    Retiring,
     /// vllama is shutting down.
     #[error("vllama is shutting down; try again in a moment")]
     ShuttingDown,
     /// Too many requests wait already (ollama-api §8.3).
     #[error("server busy, please try again.  maximum pending requests exceeded")]
-    QueueFull,
+    QueueFull {
+        /// How long a start of the model takes, or what is left of it: when it may be worth trying again.
+        retry_after: Duration,
+    },
 }
 
 /// Handle on the scheduler; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
-    model: Arc<Installed>,
-    engine: Engine,
     commands: mpsc::UnboundedSender<Command>,
-    book: watch::Receiver<Book>,
+    members: watch::Receiver<Arc<[Member]>>,
+    changes: watch::Receiver<u64>,
+    tickets: Arc<AtomicU64>,
 }
 
 impl Scheduler {
-    /// A scheduler for one model and its engine; nothing is loaded before [`Scheduler::load`] or the first lease.
+    /// A scheduler for all models; nothing is loaded before [`Scheduler::load`] or the first lease.
     #[must_use]
-    pub fn new(model: Arc<Installed>, engine: Engine, settings: Settings) -> Self {
+    pub fn new(factory: Factory, settings: Settings) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let (book, reader) = watch::channel(Book::new(settings.keep_alive));
-        let keeper =
-            Keeper::new(engine.clone(), settings, commands.downgrade(), book, model.manifest.name.as_str().into());
+        let (members, members_seen) = watch::channel(Arc::from([]));
+        let (changes, changes_seen) = watch::channel(0);
+        let rules = Rules {
+            max_queue: settings.max_queue,
+            max_loaded: settings.max_loaded,
+            max_wait: settings.max_wait,
+            min_residence: settings.min_residence,
+            linger: LINGER,
+            sleeping_memory: settings.sleeping_memory,
+        };
+        let figures = Figures::open(settings.measured);
+        let keeper = Keeper::new(factory, rules, figures, commands.downgrade(), members, changes);
         tokio::spawn(keeper.run(receiver));
-        Self { model, engine, commands, book: reader }
+        Self { commands, members: members_seen, changes: changes_seen, tickets: Arc::default() }
     }
 
-    /// Loads the model without a request.
-    pub fn load(&self) {
-        self.command(Command::Load);
+    /// Loads a model without a request, where that displaces nobody who is in use. Returns when the load has been taken
+    /// in hand; snapshots show it from then on.
+    pub async fn load(&self, model: &Arc<Installed>) {
+        let (known, taken) = oneshot::channel();
+        self.command(Command::Load { model: model.clone(), known });
+        // The task is gone only when the runtime is, and then nothing is loaded any more.
+        let _ = taken.await;
     }
 
-    /// Waits until the model's engine is ready and takes a place on it. Dropping the future gives up waiting.
+    /// Waits until the model's engine is ready and has a place free, and takes it. Dropping the future gives up waiting.
     ///
     /// # Errors
-    /// [`LeaseError`] when the engine will not become ready.
+    /// [`LeaseError`] when the engine will not become ready, or too many wait already.
     pub async fn lease(&self, model: &Arc<Installed>, keep_alive: Option<KeepAlive>) -> Result<Lease, LeaseError> {
-        if model.engine_key() != self.model.engine_key() {
-            return Err(LeaseError::NotServed {
-                wanted: model.manifest.name.clone(),
-                served: self.model.manifest.name.clone(),
-            });
-        }
-        // Declared before the receiver and so dropped after it: the keeper then sees the reply channel closed.
-        let _told_at_the_end = TellGivenUp(&self.commands);
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (reply, lease) = oneshot::channel();
-        self.command(Command::Lease { keep_alive, reply });
-        lease.await.unwrap_or(Err(LeaseError::ShuttingDown))
+        let mut wait = Wait { commands: &self.commands, ticket, answered: false };
+        self.command(Command::Lease { model: model.clone(), keep_alive, ticket, reply });
+        let answer = lease.await;
+        wait.answered = true;
+        answer.unwrap_or(Err(LeaseError::ShuttingDown))
     }
 
     /// Marks the model for unloading once its last lease is dropped; answers at once. A model that is not loaded is fine.
     pub fn unload(&self, model: &Arc<Installed>) {
-        if model.engine_key() == self.model.engine_key() {
-            self.command(Command::Unload);
-        }
+        self.command(Command::Unload(model.clone()));
     }
 
-    /// Waits until the open leases of a model are gone and its engine is stopped, for whoever is about to delete or
-    /// replace the files of a model whose engine no other installed name shares.
+    /// For whoever is about to delete or replace the files of a model whose engine no other installed name shares:
+    /// gives no new lease on it, waits until those who asked before have been served, and stops its engine. It can be
+    /// leased again when the guard is dropped.
     pub async fn retire(&self, model: &Arc<Installed>) -> Retired {
-        if model.engine_key() == self.model.engine_key() {
-            self.unload(model);
-            // Either channel closes only when the whole runtime goes down.
-            let _ = self.book.clone().wait_for(|book| book.leases == 0 && book.waiting == 0).await;
-            let down = |state| matches!(state, State::Stopped | State::Failed);
-            let _ = self.engine.status().wait_for(|status| down(status.state)).await;
-        }
-        Retired(())
+        let (reply, retired) = oneshot::channel();
+        self.command(Command::Retire { model: model.clone(), reply });
+        retired.await.unwrap_or_else(|_| Retired::for_ever())
     }
 
     /// Gives no lease any more; those that wait are told that vllama is shutting down.
@@ -133,38 +159,32 @@ impl Scheduler {
         self.command(Command::Close);
     }
 
-    /// Stops the engine, with patience or at once, and waits until nothing of it is left.
+    /// Stops all engines, with patience or at once, and waits until nothing of them is left.
     pub async fn stop(&self, at_once: bool) {
-        if at_once {
-            self.engine.kill();
-        } else {
-            self.engine.stop();
-        }
-        let down = |state| matches!(state, State::Stopped | State::Failed);
-        // The channel closes only when the engine's task is gone, and then there is nothing to wait for.
-        let _ = self.engine.status().wait_for(|status| down(status.state)).await;
+        let (reply, stopped) = oneshot::channel();
+        self.command(Command::Stop { at_once, reply });
+        // The task is gone only when the runtime is, and then there is nothing to wait for.
+        let _ = stopped.await;
     }
 
-    /// Waits until the state of the engine changes; for those who show it.
-    pub fn changes(&self) -> watch::Receiver<crate::engine::Status> {
-        self.engine.status()
+    /// Counts the changes of all engines; for those who show them.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
     }
 
     /// The state of all engines now, but for the memory they hold; never waits, reads nothing.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let engine = EngineSnapshot::new(&self.model, &self.engine.status().borrow(), &self.book.borrow());
-        Snapshot { engines: vec![engine] }
+        let members = self.members.borrow().clone();
+        Snapshot { engines: members.iter().map(EngineSnapshot::new).collect() }
     }
 
     /// The state of all engines now, with the memory they hold: reads `/proc`.
     #[must_use]
     pub fn measured(&self) -> Snapshot {
-        let mut snapshot = self.snapshot();
-        for engine in &mut snapshot.engines {
-            engine.memory_bytes = self.engine.status().borrow().memory_bytes();
-        }
-        snapshot
+        let members = self.members.borrow().clone();
+        Snapshot { engines: members.iter().map(|member| EngineSnapshot::new(member).measured(member)).collect() }
     }
 
     fn command(&self, command: Command) {
@@ -173,16 +193,17 @@ impl Scheduler {
     }
 }
 
-/// Held while the files of a retired model are changed.
-#[derive(Debug)]
-#[must_use]
-pub struct Retired(());
+/// Somebody who waits for a lease; tells the keeper when he leaves without an answer.
+struct Wait<'a> {
+    commands: &'a mpsc::UnboundedSender<Command>,
+    ticket: Ticket,
+    answered: bool,
+}
 
-/// Tells the keeper, when a wait for a lease ends, to look who still waits.
-struct TellGivenUp<'a>(&'a mpsc::UnboundedSender<Command>);
-
-impl Drop for TellGivenUp<'_> {
+impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        let _ = self.0.send(Command::GivenUp);
+        if !self.answered {
+            let _ = self.commands.send(Command::GivenUp(self.ticket));
+        }
     }
 }

@@ -1,29 +1,31 @@
 //! The scheduler's state at one moment, for health, `/api/ps` and people on call.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::KeepAlive;
-use super::keeper::Book;
+use super::book::{Book, Member};
 use crate::engine::{State, Status};
-use crate::model::{Installed, ModelName};
+use crate::model::ModelName;
 
 /// State of all engines at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// One entry for each engine, the default model's first.
+    /// One entry for each engine that was ever asked for, the first one first.
     pub engines: Vec<EngineSnapshot>,
 }
 
 /// State of one engine at one moment.
 #[derive(Clone, Debug)]
 pub struct EngineSnapshot {
-    /// The model it serves.
+    /// The model it serves, by the name that was asked for last.
     pub model: ModelName,
-    /// `stopped`, `starting`, `ready`, `stopping`, `restarting` or `failed`.
+    /// What it serves: equal for all names that share it.
+    pub key: String,
+    /// `stopped`, `starting`, `ready`, `stopping`, `restarting`, `failed`, or how it sleeps.
     pub state: &'static str,
     /// Whether a request would be answered now, or after a load that a request starts by itself.
     pub serves: bool,
-    /// Whether the engine is up: it is in `/api/ps`.
+    /// Whether the model is loaded or about to be: it is in `/api/ps`.
     pub loaded: bool,
     /// What it is doing while it starts, e.g. `loading weights`; empty otherwise.
     pub phase: &'static str,
@@ -37,40 +39,70 @@ pub struct EngineSnapshot {
     pub leases: usize,
     /// Requests waiting for the engine.
     pub waiting: usize,
-    /// The last death of the engine, for users; `None` once it is ready again.
+    /// How long the oldest of them has waited.
+    pub oldest_wait: Option<Duration>,
+    /// How long a request that comes now would wait, if nobody else were in the way.
+    pub estimate: Duration,
+    /// The last death of the engine, or why it cannot be started, for users; `None` once it is ready again.
     pub failure: Option<String>,
     /// Bytes of main memory the engine's processes hold; `None` while there are none, or when nobody measured.
     pub memory_bytes: Option<u64>,
+    /// Bytes of GPU memory it is charged for; `None` on the CPU.
+    pub gpu_bytes: Option<u64>,
     /// Effective context length in tokens, known once ready.
     pub context_length: Option<u64>,
+    /// Time its last start took.
+    pub start_took: Option<Duration>,
     /// When it will be unloaded if nobody asks again; `None` = never.
     pub expires_at: Option<SystemTime>,
 }
 
 impl EngineSnapshot {
-    pub(super) fn new(model: &Installed, status: &Status, book: &Book) -> Self {
+    pub(super) fn new(member: &Member) -> Self {
+        let book = member.book.borrow();
+        let told = member.status.as_ref().map(|status| status.borrow());
+        let unborn = Status::default();
+        let status = told.as_deref().unwrap_or(&unborn);
         let ready = status.state == State::Ready;
         let now = Instant::now();
         let (phase, percent) = match &status.startup {
             Some(startup) => (startup.phase().label(), startup.percent(now)),
             None => ("", if ready { 100 } else { 0 }),
         };
+        let comes_back = match status.state {
+            State::Stopped => status.generation > 0 && book.problem.is_none(),
+            State::Ready | State::FallingAsleep | State::Asleep { .. } | State::Waking => true,
+            _ => false,
+        };
+        let problem = book.problem.as_ref().map(ToString::to_string);
         Self {
-            model: model.name.clone(),
+            model: member.model.name.clone(),
+            key: member.key.to_string(),
             state: status.state.word(),
-            serves: !book.closed && (ready || (status.state == State::Stopped && status.generation > 0)),
-            loaded: ready,
+            serves: !book.closed && comes_back,
+            loaded: !matches!(status.state, State::Stopped | State::Stopping | State::Failed | State::Restarting),
             phase,
             percent,
             generation: status.generation,
             restarts: status.restarts,
             leases: book.leases,
             waiting: book.waiting,
-            failure: status.failure.as_ref().map(|failure| failure.message.clone()),
+            oldest_wait: book.oldest.map(|since| now.saturating_duration_since(since)),
+            estimate: book.estimate,
+            failure: status.failure.as_ref().map(|failure| failure.message.clone()).or(problem),
             memory_bytes: None,
+            gpu_bytes: member.on_gpu.then_some(book.device_bytes),
             context_length: status.max_model_len,
-            expires_at: expires_at(book, now),
+            start_took: status.start_took,
+            expires_at: expires_at(&book, now),
         }
+    }
+
+    /// With the memory its processes hold, as measured last or, before that, as `/proc` has it now.
+    pub(super) fn measured(mut self, member: &Member) -> Self {
+        let status = member.status.as_ref().map(|status| status.borrow().clone());
+        self.memory_bytes = status.and_then(|status| status.measured_bytes.or_else(|| status.memory_bytes()));
+        self
     }
 }
 

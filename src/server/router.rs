@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use serde::Serialize;
 
 use crate::api::{self, Answering, App, Call, Reply, ollama, openai};
-use crate::telemetry::Health;
+use crate::telemetry::{Health, Queue};
 
 /// A route, ready to be called.
 pub struct Entry {
@@ -78,6 +79,7 @@ impl Router {
             entry("/health", &app, |app| health(&app.health())),
             entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             entry("/health/ready", &app, |app| health(&app.readiness())),
+            entry("/vllama/queue", &app, |app| queue(&app.queue())),
         ];
         Self::of(dialects.chain(operators))
     }
@@ -117,6 +119,16 @@ fn health(health: &Health) -> Reply {
     let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // Strings, numbers and JSON always become JSON.
     json(status, serde_json::to_vec(health).unwrap_or_default())
+}
+
+/// What waits and what runs.
+fn queue(models: &[Queue]) -> Reply {
+    #[derive(Serialize)]
+    struct Report<'a> {
+        models: &'a [Queue],
+    }
+    // Strings and finite numbers always become JSON.
+    json(StatusCode::OK, serde_json::to_vec(&Report { models }).unwrap_or_default())
 }
 
 fn json(status: StatusCode, body: Vec<u8>) -> Reply {

@@ -17,10 +17,12 @@ pub struct Health {
     pub reason: Option<String>,
     /// Version of vllama.
     pub version: &'static str,
-    /// The default model.
-    pub model: String,
-    /// Its engine; absent before there is one.
+    /// The default model; `null` when there is none.
+    pub model: Option<String>,
+    /// Its engine; `null` before there is one.
     pub engine: Option<Engine>,
+    /// All engines that were ever asked for.
+    pub engines: Vec<Engine>,
     /// What the hardware helper last said about the GPUs; `null` when there are none or nothing is known.
     pub gpus: Option<serde_json::Value>,
     /// Main memory.
@@ -32,6 +34,8 @@ pub struct Health {
 /// One engine, as `/health` tells it.
 #[derive(Debug, Serialize)]
 pub struct Engine {
+    /// The model it serves, by the name that was asked for last.
+    pub model: String,
     /// `stopped`, `starting`, `ready`, `stopping`, `restarting` or `failed`.
     pub state: &'static str,
     /// What it is doing while it starts.
@@ -60,32 +64,31 @@ pub struct Memory {
 }
 
 impl Health {
-    /// Puts the answer together.
+    /// Puts the answer together. The default model is given with the key of its engine, which it lacks when it is not
+    /// installed any more.
     #[must_use]
     pub fn report(
         snapshot: &Snapshot,
-        default_model: &ModelName,
+        default_model: Option<(&ModelName, Option<String>)>,
         gpus: Option<serde_json::Value>,
         uptime: Duration,
     ) -> Self {
-        let engine = snapshot.engines.iter().find(|engine| engine.model == *default_model);
-        let (status, reason) = judge(engine);
+        let key = default_model.as_ref().and_then(|(_, key)| key.as_deref());
+        let engine = snapshot.engines.iter().find(|engine| Some(&*engine.key) == key);
+        let (status, reason) = match &default_model {
+            // A server that lacks models only has to be up: they are installed through it.
+            None => ("ok", None),
+            Some((name, None)) => ("stopped", Some(format!("the default model {name} is not installed any more"))),
+            Some(_) => judge(engine),
+        };
         let held: Vec<u64> = snapshot.engines.iter().filter_map(|engine| engine.memory_bytes).collect();
         Self {
             status,
             reason,
             version: env!("CARGO_PKG_VERSION"),
-            model: default_model.display(),
-            engine: engine.map(|engine| Engine {
-                state: engine.state,
-                phase: engine.phase,
-                percent: engine.percent,
-                generation: engine.generation,
-                restarts: engine.restarts,
-                running: engine.leases,
-                waiting: engine.waiting,
-                failure: engine.failure.clone(),
-            }),
+            model: default_model.map(|(name, _)| name.display()),
+            engine: engine.map(Engine::new),
+            engines: snapshot.engines.iter().map(Engine::new).collect(),
             gpus,
             memory: Memory { engine_bytes: (!held.is_empty()).then(|| held.iter().sum()), vllama_bytes: own_memory() },
             uptime_seconds: uptime.as_secs(),
@@ -99,10 +102,25 @@ impl Health {
     }
 }
 
+impl Engine {
+    fn new(engine: &EngineSnapshot) -> Self {
+        Self {
+            model: engine.model.display(),
+            state: engine.state,
+            phase: engine.phase,
+            percent: engine.percent,
+            generation: engine.generation,
+            restarts: engine.restarts,
+            running: engine.leases,
+            waiting: engine.waiting,
+            failure: engine.failure.clone(),
+        }
+    }
+}
+
 fn judge(engine: Option<&EngineSnapshot>) -> (&'static str, Option<String>) {
-    let Some(engine) = engine else {
-        return ("stopped", Some("no engine has been started for the default model".to_owned()));
-    };
+    // It was replaced under its name since the start, and nobody has asked for it yet: a request loads it.
+    let Some(engine) = engine else { return ("ok", None) };
     if let Some(failure) = &engine.failure {
         return (engine.state, Some(failure.clone()));
     }
@@ -130,6 +148,7 @@ mod tests {
     fn engine(state: &'static str, serves: bool, failure: Option<&str>) -> EngineSnapshot {
         EngineSnapshot {
             model: ModelName::parse("smollm2:135m").expect("a valid name"),
+            key: "digest".to_owned(),
             state,
             serves,
             loaded: true,
@@ -139,16 +158,21 @@ mod tests {
             restarts: 0,
             leases: 0,
             waiting: 2,
+            oldest_wait: None,
+            estimate: Duration::ZERO,
             failure: failure.map(str::to_owned),
             memory_bytes: Some(1000),
+            gpu_bytes: None,
             context_length: None,
+            start_took: None,
             expires_at: None,
         }
     }
 
     fn report(engines: Vec<EngineSnapshot>) -> Health {
         let model = ModelName::parse("smollm2:135m").expect("a valid name");
-        Health::report(&Snapshot { engines }, &model, None, Duration::from_secs(7))
+        let default = Some((&model, Some("digest".to_owned())));
+        Health::report(&Snapshot { engines }, default, None, Duration::from_secs(7))
     }
 
     #[test]
@@ -174,7 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn without_an_engine_it_is_not_ready() {
-        assert!(!report(vec![]).ready());
+    fn a_default_model_that_nobody_has_asked_for_since_it_was_replaced_is_ready_but_a_deleted_one_is_not() {
+        assert!(report(vec![]).ready());
+        let model = ModelName::parse("smollm2:135m").expect("a valid name");
+        let health = Health::report(&Snapshot::default(), Some((&model, None)), None, Duration::ZERO);
+        assert!(!health.ready() && health.reason.is_some_and(|reason| reason.contains("is not installed any more")));
+    }
+
+    #[test]
+    fn without_a_default_model_it_is_ready_and_lists_all_engines() {
+        let snapshot = Snapshot { engines: vec![engine("ready", true, None)] };
+        let health = Health::report(&snapshot, None, None, Duration::ZERO);
+        assert!(health.ready() && health.model.is_none() && health.engine.is_none());
+        assert_eq!(health.engines.iter().map(|engine| engine.model.as_str()).collect::<Vec<_>>(), ["smollm2:135m"]);
     }
 }

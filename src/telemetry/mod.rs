@@ -6,8 +6,10 @@
 pub mod facts;
 pub mod health;
 pub mod logs;
+pub mod queue;
 pub mod timestamp;
 
 pub use facts::Facts;
 pub use health::Health;
+pub use queue::Queue;
 pub use timestamp::Timestamp;

@@ -39,7 +39,9 @@ async fn a_request_is_logged_with_its_id_status_and_tokens_but_without_its_words
 async fn the_engines_own_log_is_kept_in_a_file() {
     let vllama = Vllama::with_fake().start().await;
     let log = eventually("vllm.log tells the start", async || {
-        let text = std::fs::read_to_string(vllama.path("state").join("vllm.log")).unwrap_or_default();
+        let engines = std::fs::read_dir(vllama.path("state").join("logs")).ok()?.flatten();
+        let file = engines.map(|engine| engine.path().join("vllm.log")).next()?;
+        let text = std::fs::read_to_string(file).unwrap_or_default();
         text.contains("Application startup complete").then_some(text)
     })
     .await;

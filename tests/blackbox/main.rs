@@ -21,5 +21,6 @@ mod many;
 mod models;
 mod plans;
 mod pulls;
+mod scheduling;
 mod shape;
 mod transcripts;

@@ -164,6 +164,7 @@ async fn deleting_a_model_in_use_waits_for_its_requests() {
     assert_eq!(vllama.answered(&["/api/chat", "/api/delete"], 2).await, ["/api/chat", "/api/delete"]);
     assert!(vllama.names().await.is_empty());
     assert_eq!(vllama.generations(), [] as [std::path::PathBuf; 0], "its engine went first");
+    assert_eq!(vllama.health().await["engines"], json!([]), "and is forgotten");
 }
 
 #[tokio::test]

@@ -145,17 +145,26 @@ pub enum ApiError {
 pub struct LeaseErrorText {
     status: StatusCode,
     text: String,
+    /// Seconds after which trying again may help.
+    retry_after: Option<u64>,
 }
 
 impl From<LeaseError> for ApiError {
     fn from(error: LeaseError) -> Self {
         let status = match &error {
-            // Not 404: clients answer that with a download (§13.25), which would not help.
-            LeaseError::NotServed { .. } => StatusCode::BAD_REQUEST,
             LeaseError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            LeaseError::ShuttingDown | LeaseError::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
+            // Not 404: clients answer that with a download (§13.25), which would not help.
+            LeaseError::Retiring | LeaseError::ShuttingDown | LeaseError::QueueFull { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
-        Self::NoLease(LeaseErrorText { status, text: error.to_string() })
+        let retry_after = match &error {
+            LeaseError::QueueFull { retry_after } => Some(retry_after.as_secs_f64().ceil().max(1.0)),
+            _ => None,
+        };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds, at least one")]
+        let retry_after = retry_after.map(|seconds| seconds as u64);
+        Self::NoLease(LeaseErrorText { status, text: error.to_string(), retry_after })
     }
 }
 
@@ -236,7 +245,16 @@ impl ApiError {
     /// `{"error":"…"}` with its status.
     #[must_use]
     pub fn reply(&self) -> Reply {
-        refuse(self.status(), &self.to_string())
+        self.timed(refuse(self.status(), &self.to_string()))
+    }
+
+    /// Adds when trying again may help, where that is known, to an answer in any dialect.
+    #[must_use]
+    pub fn timed(&self, mut reply: Reply) -> Reply {
+        if let Self::NoLease(LeaseErrorText { retry_after: Some(seconds), .. }) = self {
+            reply.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from(*seconds));
+        }
+        reply
     }
 
     /// The last line of a stream that has already begun.
@@ -303,7 +321,7 @@ mod tests {
                 "invalid format: \"\\\"xml\\\"\"; expected \"json\" or a valid JSON Schema object",
             ),
             (
-                ApiError::from(LeaseError::QueueFull),
+                ApiError::from(LeaseError::QueueFull { retry_after: std::time::Duration::ZERO }),
                 503,
                 "server busy, please try again.  maximum pending requests exceeded",
             ),
@@ -349,6 +367,16 @@ mod tests {
             let status = StatusCode::from_u16(status).expect("a status");
             assert_eq!(ApiError::from_engine(status, body.as_bytes()), error, "{body}");
         }
+    }
+
+    #[test]
+    fn a_full_queue_says_when_to_come_back() {
+        let full = |milliseconds| LeaseError::QueueFull { retry_after: std::time::Duration::from_millis(milliseconds) };
+        for (milliseconds, seconds) in [(0, "1"), (1000, "1"), (41_001, "42")] {
+            let reply = ApiError::from(full(milliseconds)).reply();
+            assert_eq!(reply.headers().get("retry-after").and_then(|value| value.to_str().ok()), Some(seconds));
+        }
+        assert!(ApiError::from(LeaseError::ShuttingDown).reply().headers().get("retry-after").is_none());
     }
 
     #[test]

@@ -89,13 +89,9 @@ pub fn tags<'a>(models: impl IntoIterator<Item = &'a Installed>) -> Vec<u8> {
     body(models.into_iter().map(tag).collect())
 }
 
-/// The body of `/api/ps`; those that stay longest come first. `on_gpu` says where the weights are.
+/// The body of `/api/ps`; those that stay longest come first.
 #[must_use]
-pub fn running<'a>(
-    snapshot: &Snapshot,
-    find: impl Fn(&EngineSnapshot) -> Option<&'a Installed>,
-    on_gpu: bool,
-) -> Vec<u8> {
+pub fn running<'a>(snapshot: &Snapshot, find: impl Fn(&EngineSnapshot) -> Option<&'a Installed>) -> Vec<u8> {
     let now = SystemTime::now();
     let mut loaded: Vec<_> = snapshot
         .engines
@@ -105,7 +101,8 @@ pub fn running<'a>(
         .collect();
     loaded.sort_by_key(|(expires_at, ..)| std::cmp::Reverse(*expires_at));
     let running = |(expires_at, engine, model): (SystemTime, &EngineSnapshot, &'a Installed)| {
-        let size = if on_gpu { model.manifest.size } else { engine.memory_bytes.unwrap_or(model.manifest.size) };
+        // Never 0, which clients show as "Unknown".
+        let size = engine.gpu_bytes.or(engine.memory_bytes).filter(|size| *size > 0).unwrap_or(model.manifest.size);
         Running {
             name: model.name.display(),
             model: model.name.display(),
@@ -114,7 +111,7 @@ pub fn running<'a>(
             details: Details::of(model),
             expires_at: Timestamp::of(expires_at),
             // Equal sizes are shown as "100% GPU", none as "100% CPU".
-            size_vram: if on_gpu { size } else { 0 },
+            size_vram: if engine.gpu_bytes.is_some() { size } else { 0 },
             context_length: engine.context_length.unwrap_or(model.card.context_length),
         }
     };
@@ -197,6 +194,7 @@ pub(super) mod tests {
     fn engine(expires_at: Option<SystemTime>) -> EngineSnapshot {
         EngineSnapshot {
             model: smollm2().name,
+            key: smollm2().engine_key(),
             state: "ready",
             serves: true,
             loaded: true,
@@ -206,9 +204,13 @@ pub(super) mod tests {
             restarts: 0,
             leases: 0,
             waiting: 0,
+            oldest_wait: None,
+            estimate: Duration::ZERO,
             failure: None,
             memory_bytes: Some(500),
+            gpu_bytes: None,
             context_length: Some(2048),
+            start_took: None,
             expires_at,
         }
     }
@@ -241,7 +243,7 @@ pub(super) mod tests {
         let mut stopped = engine(None);
         stopped.loaded = false;
         let snapshot = Snapshot { engines: vec![engine(Some(in_an_hour)), engine(None), stopped] };
-        let models = read(&running(&snapshot, |_| Some(&model), false));
+        let models = read(&running(&snapshot, |_| Some(&model)));
         assert_eq!(models["models"].as_array().map(Vec::len), Some(2));
         let forever = &models["models"][0];
         assert!(forever["expires_at"].as_str().is_some_and(|text| text.starts_with("23")), "{forever}");
@@ -250,8 +252,9 @@ pub(super) mod tests {
             (&json!(500), &json!(0), &json!(2048))
         );
         assert_eq!(models["models"][1]["expires_at"], Timestamp::of(in_an_hour).as_str());
-        let models = read(&running(&snapshot, |_| Some(&model), true));
-        assert_eq!(models["models"][0]["size"], models["models"][0]["size_vram"]);
+        let on_gpu = EngineSnapshot { gpu_bytes: Some(700), ..engine(None) };
+        let models = read(&running(&Snapshot { engines: vec![on_gpu] }, |_| Some(&model)));
+        assert_eq!((&models["models"][0]["size"], &models["models"][0]["size_vram"]), (&json!(700), &json!(700)));
     }
 
     #[test]

@@ -83,11 +83,13 @@ fn tags(app: &App) -> Reply {
 
 fn running(app: &App) -> Reply {
     let installed = app.store.list();
+    // The name an engine was asked by last may be deleted while another one shares the engine.
     let find = |engine: &crate::scheduler::EngineSnapshot| {
-        installed.iter().find(|model| model.name == engine.model).map(|model| &**model)
+        let named = installed.iter().find(|model| model.name == engine.model);
+        let shares = || installed.iter().find(|model| model.engine_key() == engine.key);
+        named.or_else(shares).map(|model| &**model)
     };
-    let on_gpu = (app.gpus)().is_some_and(|gpus| gpus.as_array().is_none_or(|gpus| !gpus.is_empty()));
-    api::whole(StatusCode::OK, JSON, listing::running(&app.scheduler.measured(), find, on_gpu))
+    api::whole(StatusCode::OK, JSON, listing::running(&app.scheduler.measured(), find))
 }
 
 /// `POST /api/show`, which must answer while the engine is still loading (§13.24).
@@ -102,7 +104,7 @@ async fn shown(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let model = wanted.find(&app, &wanted.name.display(), "remote model details are unavailable")?;
     call.facts.set_model(model.name.display());
     let snapshot = app.scheduler.snapshot();
-    let context_length = snapshot.engines.iter().find(|engine| engine.model == model.name);
+    let context_length = snapshot.engines.iter().find(|engine| engine.key == model.engine_key());
     let context_length = context_length.and_then(|engine| engine.context_length);
     let tensors = if request.verbose {
         let directory = model.directory.clone();

@@ -52,7 +52,7 @@ impl OpenAiError {
     #[must_use]
     pub fn reply(&self) -> Reply {
         match self {
-            Self::Native(error) => refuse(error.status(), &error.to_string()),
+            Self::Native(error) => error.timed(refuse(error.status(), &error.to_string())),
             Self::Engine { status, body, asked } => {
                 let EngineError { message, param, code } =
                     serde_json::from_slice::<EngineObject>(body).unwrap_or_default().error;

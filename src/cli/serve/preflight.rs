@@ -16,15 +16,17 @@ const SHARED_MEMORY: u64 = 450 << 20;
 /// What vLLM's processes need beside weights and cache: each imports torch, in bytes.
 const PROCESS_MEMORY: u64 = 3 << 30;
 
-/// The model to serve: the one that was named, the only one that is installed, or the default one.
-pub(super) fn model(store: &Store, config: &Config) -> Result<Arc<Installed>, Problem> {
+/// The model to load at the start: the one that was named, the only one that is installed, or the default one if that
+/// is installed. Without one the server waits for the first request.
+pub(super) fn model(store: &Store, config: &Config) -> Result<Option<Arc<Installed>>, Problem> {
     let installed = store.list();
-    let wanted = match &config.model {
-        Some(name) => name.clone(),
-        None if installed.len() == 1 => installed[0].name.clone(),
-        None => ModelName::parse(DEFAULT_MODEL).map_err(|error| Problem::new("no default model", error, "name one"))?,
+    let Some(wanted) = &config.model else {
+        if let [only] = &*installed {
+            return Ok(Some(only.clone()));
+        }
+        return Ok(ModelName::parse(DEFAULT_MODEL).ok().and_then(|name| store.find(&name)));
     };
-    store.find(&wanted).ok_or_else(|| {
+    let found = store.find(wanted).ok_or_else(|| {
         let names: Vec<_> = installed.iter().map(|model| model.manifest.name.as_str()).collect();
         let others =
             if names.is_empty() { "nothing is".to_owned() } else { format!("installed: {}", names.join(", ")) };
@@ -33,7 +35,8 @@ pub(super) fn model(store: &Store, config: &Config) -> Result<Arc<Installed>, Pr
             format!("it is not installed in {} ({others})", config.models.display()),
             format!("install it with `vllama import FILE.gguf {wanted}`, or name an installed model"),
         )
-    })
+    })?;
+    Ok(Some(found))
 }
 
 /// Whether an engine could start at all: program, memory, shared memory.
@@ -74,6 +77,17 @@ fn enough(host: &Host, shared_memory: u64) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Main memory in bytes; the control group's limit counts.
+pub(super) fn main_memory() -> u64 {
+    Host::read().memory_total
+}
+
+/// Main memory that sleeping engines may take, in bytes: half of what is free at the start, as engines
+/// that are awake, and everybody else, need some too.
+pub(super) fn sleeping_memory() -> u64 {
+    Host::read().memory_available / 2
+}
+
 /// The installation engines are started from.
 pub(super) fn installation(config: &Config) -> Installation {
     // `<venv>/bin/vllm`: the libraries lie in `<venv>/lib`.
@@ -101,7 +115,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_and_too_little_shared_memory_say_what_to_do() {
-        let cpu = |memory_available| Host { nvidia: false, bfloat16: false, memory_available };
+        let cpu = |memory_available| Host { nvidia: false, bfloat16: false, memory_available, memory_total: PLENTY };
         assert!(enough(&cpu(PLENTY), PLENTY).is_ok());
         let memory = enough(&cpu(1 << 30), PLENTY).expect_err("too little").to_string();
         assert!(memory.contains("1.0 GiB are free") && memory.contains("--memory"), "{memory}");
@@ -111,6 +125,6 @@ mod tests {
 
     #[test]
     fn an_engine_on_a_gpu_needs_little_of_either() {
-        assert!(enough(&Host { nvidia: true, bfloat16: false, memory_available: 1 }, 1).is_ok());
+        assert!(enough(&Host { nvidia: true, bfloat16: false, memory_available: 1, memory_total: 1 }, 1).is_ok());
     }
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
 
 use crate::cli::problem::Problem;
 use crate::engine::generation::Generation;
-use crate::model::ModelName;
+use crate::model::Installed;
 
 /// The right to use a run directory; given back when dropped, also by a crash.
 pub(super) struct Lock {
@@ -60,11 +61,9 @@ fn exclusively(mut file: File) -> Option<Flock<File>> {
     }
 }
 
-/// The name of an engine's directory: short, since Unix sockets have short paths.
-pub(super) fn engine(name: &ModelName) -> String {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    let word: String = name.model().chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-    format!("{}-{:06x}", word.to_ascii_lowercase(), hasher.finish() & 0xff_ffff)
+/// The name of an engine's directory: by what it serves, and short, since Unix sockets have short paths.
+pub(super) fn engine(model: &Installed) -> String {
+    let hash = Sha256::digest(model.engine_key());
+    let word: String = model.name.model().chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    format!("{}-{:02x}{:02x}{:02x}{:02x}", word.to_ascii_lowercase(), hash[0], hash[1], hash[2], hash[3])
 }

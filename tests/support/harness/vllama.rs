@@ -413,6 +413,25 @@ impl Builder {
         self
     }
 
+    /// Installs another model that claims to be this large, in bytes.
+    pub fn with_sized_model(self, model: &str, tag: &str, size: u64) -> Self {
+        model::install_sized(&self.path().join("models"), model, tag, size);
+        self
+    }
+
+    /// Installs the default model a second time, under another name.
+    pub fn with_copy(self, model: &str, tag: &str) -> Self {
+        model::install_copy(&self.path().join("models"), model, tag);
+        self
+    }
+
+    /// Takes a model away again.
+    pub fn without_model(self, model: &str, tag: &str) -> Self {
+        let place = self.path().join("models/registry.ollama.ai/library").join(model).join(tag);
+        std::fs::remove_dir_all(place).expect("an installed model");
+        self
+    }
+
     /// The directory this vllama will have for itself.
     pub fn path(&self) -> &Path {
         self.directory.path()

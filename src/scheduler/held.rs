@@ -1,0 +1,207 @@
+//! An engine as the keeper holds it: made, started, watched and measured here; what it may do is decided in the
+//! [core](super::core).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::LeaseError;
+use super::book::{Book, Member};
+use super::core::{EngineId, Needs, Report, Stage};
+use super::factory::{Factory, needs};
+use super::figures::{self, Figures};
+use super::keeper::Command;
+use super::retire::Retired;
+use crate::engine::{Engine, State, Status};
+use crate::model::Installed;
+use crate::model::plan::{Device, Plan};
+
+/// After so many failed starts in a row requests are told why instead of waiting on; the starts go on.
+const PATIENCE: u32 = 3;
+
+/// An engine that the core knows by its number.
+pub(super) struct Held {
+    /// The model under the name it was last asked by.
+    pub model: Arc<Installed>,
+    /// What it serves.
+    pub key: String,
+    /// The name the engine itself is told.
+    pub served_name: Arc<str>,
+    /// What the scheduler tells of it.
+    pub book: watch::Sender<Book>,
+    /// Those who wait until nothing of it is left.
+    pub retiring: Vec<oneshot::Sender<Retired>>,
+    /// [`Retired`] that somebody holds.
+    pub guards: usize,
+    plan: Plan,
+    /// Made at its first start.
+    engine: Option<(Engine, watch::Receiver<Status>)>,
+    /// The name its figures are remembered by.
+    figures: String,
+    /// Memory that was taken on its GPUs when it was started, in bytes.
+    used_before: Option<u64>,
+    /// The last report that the core has had.
+    reported: Option<Report>,
+    /// The generation whose start has been timed.
+    timed: u64,
+}
+
+impl Held {
+    pub(super) fn new(model: Arc<Installed>, factory: &Factory) -> Self {
+        let plan = (factory.plan)(&model);
+        let key = model.engine_key();
+        Self {
+            figures: figures::key(&key, &factory.hardware, &plan),
+            served_name: plan.served_name.as_str().into(),
+            model,
+            key,
+            plan,
+            book: watch::Sender::new(Book::default()),
+            retiring: Vec::new(),
+            guards: 0,
+            engine: None,
+            used_before: None,
+            reported: None,
+            timed: 0,
+        }
+    }
+
+    /// Why it cannot run here, if the plan says so.
+    pub(super) fn refusal(&self) -> Option<LeaseError> {
+        let refusal = self.plan.refusal.as_ref()?;
+        Some(LeaseError::Permanent(format!("{}: {}; {}", refusal.what, refusal.why, refusal.fix)))
+    }
+
+    /// Where it runs.
+    pub(super) fn device(&self) -> Device {
+        self.plan.device
+    }
+
+    /// What it needs, as far as that is known.
+    pub(super) fn needs(&self, figures: &Figures) -> Needs {
+        needs(&self.plan, figures.get(&self.figures))
+    }
+
+    /// What others see of it.
+    pub(super) fn member(&self) -> Member {
+        Member {
+            model: self.model.clone(),
+            key: self.key.as_str().into(),
+            on_gpu: self.plan.device == Device::Cuda,
+            status: self.status().cloned(),
+            book: self.book.subscribe(),
+        }
+    }
+
+    /// What the engine says; `None` before its first start.
+    pub(super) fn status(&self) -> Option<&watch::Receiver<Status>> {
+        self.engine.as_ref().map(|(_, status)| status)
+    }
+
+    /// The engine, to be given an order. What it says from now on is news, even if it is what it said before.
+    pub(super) fn order(&mut self) -> Option<&Engine> {
+        self.reported = None;
+        self.engine.as_ref().map(|(engine, _)| engine)
+    }
+
+    /// Starts it on these devices; none = wherever it likes. It is made anew when its plan is another one than at its
+    /// last start: true in that case.
+    pub(super) fn start(
+        &mut self,
+        id: EngineId,
+        place: &[usize],
+        factory: &Factory,
+        commands: &mpsc::WeakUnboundedSender<Command>,
+    ) -> bool {
+        // What the engine is called must not depend on the alias that was used last, or it would be another engine.
+        let mut plan = Plan { served_name: self.plan.served_name.clone(), ..(factory.plan)(&self.model) };
+        if let Some(visible) = factory.devices.visible(place) {
+            plan = plan.on_gpus(&visible);
+        }
+        let is_new = self.engine.is_none() || plan != self.plan;
+        if is_new {
+            let engine = (factory.engine)(&self.model, plan.clone());
+            let status = engine.status();
+            tokio::spawn(tell_changes(id, status.clone(), commands.clone()));
+            self.engine = Some((engine, status));
+            self.plan = plan;
+            self.timed = 0;
+        }
+        self.used_before = factory.devices.used(place);
+        tracing::debug!(model = %self.served_name, ?place, "loading the model");
+        if let Some(engine) = self.order() {
+            engine.start();
+        }
+        is_new
+    }
+
+    /// What the core does not know yet of the engine's state.
+    pub(super) fn news(&mut self) -> Option<Report> {
+        let (_, status) = self.engine.as_mut()?;
+        let report = report(&status.borrow_and_update())?;
+        (self.reported.as_ref() != Some(&report)).then(|| self.reported.insert(report).clone())
+    }
+
+    /// Notes how long its start took and what it holds, on these devices; true when that says something new.
+    pub(super) fn measure(&mut self, place: &[usize], factory: &Factory, figures: &mut Figures) -> bool {
+        let Some((_, status)) = &self.engine else { return false };
+        let (generation, took, peak) = {
+            let status = status.borrow();
+            if status.state != State::Ready {
+                return false;
+            }
+            (status.generation, status.start_took, status.peak_memory_bytes)
+        };
+        let took: Option<Duration> = took.filter(|_| self.timed != generation);
+        self.timed = generation;
+        let bytes = match self.plan.device {
+            Device::Cpu => peak,
+            // Starts on a GPU are one at a time: what came on top meanwhile is this engine's.
+            Device::Cuda => took.and_then(|_| {
+                let added = factory.devices.used(place)?.checked_sub(self.used_before?)?;
+                Some(added / place.len().max(1) as u64)
+            }),
+        };
+        figures.note(&self.figures, bytes, took)
+    }
+}
+
+/// Says when the status of an engine has changed, as long as there is one and somebody listens.
+async fn tell_changes(
+    engine: EngineId,
+    mut status: watch::Receiver<Status>,
+    commands: mpsc::WeakUnboundedSender<Command>,
+) {
+    while status.changed().await.is_ok() {
+        let Some(commands) = commands.upgrade() else { return };
+        // The keeper is gone only when the runtime is.
+        let _ = commands.send(Command::Changed(engine));
+    }
+}
+
+/// What the core wants to know of a status; `None` for what passes by itself.
+fn report(status: &Status) -> Option<Report> {
+    let stage = match status.state {
+        State::Stopped => Stage::Down,
+        State::Starting => Stage::Starting,
+        State::Ready => Stage::Ready,
+        State::Restarting => Stage::Restarting,
+        State::Failed => Stage::Failed,
+        State::Asleep { level } => Stage::Asleep(level),
+        State::Stopping | State::FallingAsleep | State::Waking => return None,
+    };
+    Some(Report { stage, generation: status.generation, failure: hopeless(status) })
+}
+
+/// Why waiting for this engine is no use, if it is none.
+pub(super) fn hopeless(status: &Status) -> Option<String> {
+    let failure = status.failure.as_ref()?;
+    match status.state {
+        State::Failed => Some(failure.message.clone()),
+        State::Starting | State::Restarting if status.failures_in_a_row >= PATIENCE => {
+            Some(format!("{}; {} starts have failed, vllama keeps trying", failure.message, status.failures_in_a_row))
+        }
+        _ => None,
+    }
+}
