@@ -20,16 +20,15 @@ use load::{Streams, Target, Times};
 use relay::Relay;
 use server::Server;
 
-/// Streams at a time, tokens a second of each, tokens of each. Slower with more streams, so that two cores keep up; no
-/// more than an engine is given at a time.
+/// Streams at a time, tokens a second of each, tokens of each. Slower with more streams, so that two cores keep up.
 /// 0 = as fast as the engine can.
-const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (256, 20, 80), (64, 0, 8000)];
+const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (512, 10, 40), (64, 0, 8000)];
 
 /// Connections that ask for whole answers, and for how long.
 const WHOLE: (usize, Duration) = (16, Duration::from_secs(3));
 
-/// Streams that are open and silent: as many as an engine is given at a time.
-const SILENT: usize = 256;
+/// Streams that are open and silent.
+const SILENT: usize = 1000;
 
 fn main() {
     if let [_, role, engine] = &*std::env::args().collect::<Vec<_>>()

@@ -52,7 +52,12 @@ impl Server {
     pub async fn start(environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("vllama-bench-").tempdir().expect("a temporary directory");
         model::install(&directory.path().join("models"), "smollm2", "135m");
-        Self::start_in(directory, Path::new(env!("CARGO_BIN_EXE_fake-vllm")), environment)
+        // What is measured is the way of many streams, not their queue.
+        let file = directory.path().join("vllama.toml");
+        std::fs::write(&file, format!("[models.\"{}\"]\nconcurrency = 4096\n", model::NAME)).expect("a file");
+        let file = file.to_string_lossy().into_owned();
+        let environment: Vec<_> = environment.iter().copied().chain([("VLLAMA_CONFIG", file.as_str())]).collect();
+        Self::start_in(directory, Path::new(env!("CARGO_BIN_EXE_fake-vllm")), &environment)
     }
 
     /// Starts it with the engine of a virtual environment and the default model, and waits until that is ready.
