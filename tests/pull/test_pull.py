@@ -451,6 +451,7 @@ class Pull(unittest.TestCase):
         self.assertEqual([json.loads(line) for line in lines.read().splitlines()], [{"status": "success"}])
         pulling.close()
         self.assertNotEqual(vllama.names()["org/name:latest"]["digest"], old)
+        self.assertTrue(vllama.post("/api/chat", question)[-1].get("done"), "the new one is served")
 
     def test_the_ollama_package_pulls(self):
         python = os.environ.get("VLLAMA_TEST_CLIENTS")

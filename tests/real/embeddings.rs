@@ -11,7 +11,7 @@ use crate::harness::Vllama;
 use crate::{Ground, Runner};
 
 /// The embedding model, as its users know it.
-const MODEL: &str = "all-minilm";
+pub(crate) const MODEL: &str = "all-minilm";
 const SKY: &str = "why is the sky blue?";
 
 pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
@@ -37,7 +37,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     });
 }
 
-fn import(ground: &Ground) {
+pub(crate) fn import(ground: &Ground) {
     let entries = std::fs::read_dir(ground.venv.join("share/vllama")).unwrap();
     let directory = entries.flatten().map(|entry| entry.path()).find(|path| path.join("config.json").exists());
     let status = Command::new(env!("CARGO_BIN_EXE_vllama"))

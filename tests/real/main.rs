@@ -14,6 +14,7 @@ mod answers;
 mod deaths;
 mod embeddings;
 mod load;
+mod models;
 mod plans;
 
 use std::panic::AssertUnwindSafe;
@@ -82,8 +83,13 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 4] =
-        [("plans", plans::run), ("answers", answers::run), ("embeddings", embeddings::run), ("deaths", deaths::run)];
+    let groups: [(&str, Group); 5] = [
+        ("plans", plans::run),
+        ("answers", answers::run),
+        ("embeddings", embeddings::run),
+        ("models", models::run),
+        ("deaths", deaths::run),
+    ];
     for (name, run) in groups {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             run(&mut runner, &ground);

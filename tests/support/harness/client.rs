@@ -171,6 +171,8 @@ pub struct Exchange {
     remaining: Option<usize>,
     done: bool,
     framing: Framing,
+    /// Longest wait for the next bytes.
+    pub patience: Duration,
 }
 
 impl Client {
@@ -194,7 +196,8 @@ impl Client {
         };
         let wire = BufReader::with_capacity(16 * 1024, wire);
         let sent = Instant::now();
-        Ok(Exchange { wire, method: String::new(), sent, remaining: None, done: false, framing: Framing::Nothing })
+        let (method, framing) = (String::new(), Framing::Nothing);
+        Ok(Exchange { wire, method, sent, remaining: None, done: false, framing, patience: PATIENCE })
     }
 
     /// Sends a request and reads the whole answer.
@@ -269,14 +272,14 @@ impl Exchange {
                 let size = self.line().await?;
                 let size = usize::from_str_radix(size.split(';').next().unwrap_or_default(), 16);
                 let mut bytes = vec![0; size.map_err(io::Error::other)? + 2];
-                within(self.wire.read_exact(&mut bytes)).await?;
+                within(self.patience, self.wire.read_exact(&mut bytes)).await?;
                 bytes.truncate(bytes.len() - 2);
                 bytes
             }
             Framing::Length(_) | Framing::Close => {
                 let most = self.remaining.unwrap_or(16 * 1024).min(16 * 1024);
                 let mut bytes = vec![0; most];
-                let read = within(self.wire.read(&mut bytes)).await?;
+                let read = within(self.patience, self.wire.read(&mut bytes)).await?;
                 bytes.truncate(read);
                 if let Some(remaining) = &mut self.remaining {
                     if read == 0 {
@@ -305,19 +308,19 @@ impl Exchange {
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         // A reset is a way of closing too.
-        let _ = within(self.wire.read_to_end(&mut bytes)).await;
+        let _ = within(self.patience, self.wire.read_to_end(&mut bytes)).await;
         bytes
     }
 
     async fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        if within(self.wire.read_line(&mut line)).await? == 0 || !line.ends_with('\n') {
+        if within(self.patience, self.wire.read_line(&mut line)).await? == 0 || !line.ends_with('\n') {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
 }
 
-async fn within<T>(reading: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn within<T>(patience: Duration, reading: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(patience, reading).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

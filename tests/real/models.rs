@@ -1,0 +1,217 @@
+//! Several models on one machine, with the real engine: side by side, made of one another, and in turns.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::Digest as _;
+
+use crate::answers::leftovers;
+use crate::harness::{Request, Vllama, within};
+use crate::{Ground, MODEL, Runner, embeddings};
+
+/// Longest wait for an answer that a load comes before.
+const LOAD: Duration = Duration::from_secs(400);
+const QUESTION: &str = "What is the capital of France?";
+const ANSWER: &str = "The capital of France is Paris.";
+
+pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+    runner.test("the embedding model is imported beside the chat model", async { embeddings::import(ground) });
+    if let Some(vllama) = runner.test("a vllama with two models installed gets ready", ground.start()) {
+        runner.test("a chat model and an embedding model stay loaded side by side", side_by_side(&vllama));
+        runner.test("the package of Ollama chats and embeds in turns without a reload", in_turns(&vllama));
+        runner.test("a copy is served by the engine of its original", copied(&vllama));
+        runner.test("a made model brings its system prompt and parameters", made(&vllama));
+        runner.test("an adapter answers beside its base", adapter(&vllama, ground));
+        runner.test("deleted models are gone and the rest is served on", deleted(&vllama));
+        runner.test("several engines leave nothing behind", stopped(vllama));
+    }
+    let one = async {
+        let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state);
+        builder.env("OLLAMA_MAX_LOADED_MODELS", "1").env("VLLAMA_MIN_RESIDENCE", "0").start().await
+    };
+    if let Some(vllama) = runner.test("a vllama with room for one model gets ready", one) {
+        runner.test("with room for one, two models take turns", swapped(&vllama));
+        runner.test("the last engine leaves nothing behind", stopped(vllama));
+    }
+}
+
+/// The answer of a request that may need a load first.
+async fn answered(vllama: &Vllama, path: &str, body: &Value) -> Value {
+    let mut exchange = vllama.client.send(&Request::post(path, body)).await.unwrap();
+    exchange.patience = LOAD;
+    let answer = exchange.answer().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    answer.json()
+}
+
+async fn ask(vllama: &Vllama, model: &str) -> Value {
+    let messages = json!([{"role": "user", "content": QUESTION}]);
+    let body = json!({"model": model, "messages": messages, "stream": false, "options": {"temperature": 0}});
+    answered(vllama, "/api/chat", &body).await
+}
+
+async fn embed(vllama: &Vllama) {
+    let body = json!({"model": embeddings::MODEL, "input": "why is the sky blue?"});
+    let answer = answered(vllama, "/api/embed", &body).await;
+    assert_eq!(answer["prompt_eval_count"], 8);
+    assert_eq!(answer["embeddings"][0].as_array().map(Vec::len), Some(384));
+}
+
+/// The names in `/api/ps`.
+async fn loaded(vllama: &Vllama) -> BTreeSet<String> {
+    let body = vllama.get("/api/ps").await.json();
+    let models = body["models"].as_array().expect("a list of models");
+    models.iter().map(|model| model["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// Number of engines, as their sockets tell.
+fn engines(vllama: &Vllama) -> usize {
+    vllama.generations().len()
+}
+
+fn names(list: &[&str]) -> BTreeSet<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+async fn side_by_side(vllama: &Vllama) {
+    let begun = Instant::now();
+    embed(vllama).await;
+    println!("  the second engine answered after {:.1} s", begun.elapsed().as_secs_f32());
+    for _ in 0..3 {
+        assert_eq!(ask(vllama, MODEL).await["message"]["content"], ANSWER);
+        embed(vllama).await;
+    }
+    assert_eq!(loaded(vllama).await, names(&[MODEL, "all-minilm:latest"]));
+    assert_eq!(engines(vllama), 2);
+    let body = vllama.get("/api/ps").await.json();
+    for model in body["models"].as_array().expect("a list of models") {
+        let size = model["size"].as_u64().expect("bytes");
+        assert!((500 << 20..8 << 30).contains(&size), "{model}");
+    }
+}
+
+async fn in_turns(vllama: &Vllama) {
+    let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
+        println!(
+            "skipped: the ollama package, since VLLAMA_TEST_CLIENTS names no Python that has it; `make test` sets it"
+        );
+        return;
+    };
+    let before = vllama.generations();
+    let script = format!(
+        "import ollama\nfor _ in range(5):\n\
+         \x20   vector = ollama.embed(model='{}', input='why is the sky blue?')['embeddings'][0]\n\
+         \x20   assert len(vector) == 384\n\
+         \x20   answer = ollama.chat(model='{MODEL}', messages=[{{'role': 'user', 'content': '{QUESTION}'}}], options={{'temperature': 0}})\n\
+         \x20   assert answer['message']['content'] == '{ANSWER}', answer\n",
+        embeddings::MODEL
+    );
+    let address = vllama.address.to_string();
+    let run = move || Command::new(python).args(["-c", &script]).env("OLLAMA_HOST", address).status();
+    assert!(tokio::task::spawn_blocking(run).await.unwrap().unwrap().success());
+    assert_eq!(vllama.generations(), before, "an engine was started again");
+}
+
+async fn copied(vllama: &Vllama) {
+    let answer = vllama.post("/api/copy", &json!({"source": MODEL, "destination": "gpt-3.5-turbo"})).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let before = vllama.generations();
+    assert_eq!(ask(vllama, "gpt-3.5-turbo").await["message"]["content"], ANSWER);
+    assert_eq!(vllama.generations(), before, "a copy has no engine of its own");
+    // The engine goes by the name it was last asked by.
+    assert!(loaded(vllama).await.contains("gpt-3.5-turbo:latest"));
+}
+
+async fn made(vllama: &Vllama) {
+    let before = vllama.generations();
+    let body = json!({
+        "model": "brief", "from": MODEL, "stream": false, "system": "You are a helpful assistant who likes the sea.",
+        "parameters": {"num_predict": 3, "temperature": 0},
+    });
+    let answer = vllama.post("/api/create", &body).await;
+    assert_eq!((answer.status(), answer.json()), (200, json!({"status": "success"})));
+    let plain = ask(vllama, MODEL).await;
+    let brief = ask(vllama, "brief").await;
+    assert_eq!((&brief["eval_count"], &brief["done_reason"]), (&json!(3), &json!("length")));
+    // The template has a system prompt of its own where none is given, of another length.
+    assert_ne!(brief["prompt_eval_count"], plain["prompt_eval_count"]);
+    assert_eq!(vllama.generations(), before, "a system prompt needs no engine of its own");
+}
+
+/// A LoRA adapter of rank 4 with weights large enough to change what the model says, from a fixed seed.
+const ADAPTER: &str = r#"
+import json, sys, torch
+from safetensors.torch import save_file
+torch.manual_seed(7)
+weights = {}
+for layer in range(30):
+    for name, out in (("q_proj", 576), ("v_proj", 192)):
+        stem = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+        weights[f"{stem}.lora_A.weight"] = torch.randn(4, 576) * 0.3
+        weights[f"{stem}.lora_B.weight"] = torch.randn(out, 4) * 0.3
+save_file(weights, sys.argv[1] + "/adapter_model.safetensors")
+config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none",
+          "target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": "smollm2", "inference_mode": True}
+json.dump(config, open(sys.argv[1] + "/adapter_config.json", "w"))
+"#;
+
+async fn upload(vllama: &Vllama, bytes: &[u8]) -> String {
+    let hex: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = format!("sha256:{hex}");
+    let answer = vllama.client.request(&Request::new("POST", &format!("/api/blobs/{digest}")).body(bytes)).await;
+    assert!([200, 201].contains(&answer.status()), "{}", answer.text());
+    digest
+}
+
+async fn adapter(vllama: &Vllama, ground: &Ground) {
+    let directory = tempfile::tempdir().unwrap();
+    let status = Command::new(ground.venv.join("bin/python")).args(["-c", ADAPTER]).arg(directory.path()).status();
+    assert!(status.unwrap().success(), "the adapter is made");
+    let mut adapters = serde_json::Map::new();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let digest = upload(vllama, &std::fs::read(directory.path().join(name)).unwrap()).await;
+        adapters.insert(name.to_owned(), digest.into());
+    }
+    let body = json!({"model": "adapted", "from": MODEL, "adapters": adapters, "stream": false});
+    let answer = vllama.post("/api/create", &body).await;
+    assert_eq!((answer.status(), answer.json()), (200, json!({"status": "success"})));
+    let begun = Instant::now();
+    let adapted = ask(vllama, "adapted").await;
+    println!("  the adapted model answered after {:.1} s", begun.elapsed().as_secs_f32());
+    let (adapted, base) =
+        (adapted["message"]["content"].clone(), ask(vllama, MODEL).await["message"]["content"].clone());
+    assert_eq!(base, ANSWER, "the base is as it was");
+    assert_ne!(adapted, base, "the adapter changes the answer");
+}
+
+async fn deleted(vllama: &Vllama) {
+    for name in ["gpt-3.5-turbo", "brief", "adapted"] {
+        let request = Request::new("DELETE", "/api/delete").body(json!({"model": name}).to_string());
+        let answer = vllama.client.request(&request).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let gone = vllama.post("/api/chat", &json!({"model": name, "messages": []})).await;
+        assert_eq!(gone.status(), 404, "{name}");
+    }
+    within(LOAD, "the engine of the deleted adapter is gone", async || (engines(vllama) == 2).then_some(())).await;
+    assert_eq!(ask(vllama, MODEL).await["message"]["content"], ANSWER);
+}
+
+async fn stopped(vllama: Vllama) {
+    vllama.stop().await;
+    assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
+}
+
+async fn swapped(vllama: &Vllama) {
+    assert_eq!(ask(vllama, MODEL).await["message"]["content"], ANSWER);
+    assert_eq!((loaded(vllama).await, engines(vllama)), (names(&[MODEL]), 1));
+    let begun = Instant::now();
+    embed(vllama).await;
+    println!("  the embedding model answered {:.1} s after the chat model had its turn", begun.elapsed().as_secs_f32());
+    assert_eq!((loaded(vllama).await, engines(vllama)), (names(&["all-minilm:latest"]), 1));
+    let begun = Instant::now();
+    assert_eq!(ask(vllama, MODEL).await["message"]["content"], ANSWER);
+    println!("  the chat model answered {:.1} s after the embedding model had its turn", begun.elapsed().as_secs_f32());
+    assert_eq!((loaded(vllama).await, engines(vllama)), (names(&[MODEL]), 1));
+}
