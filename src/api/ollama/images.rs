@@ -70,6 +70,15 @@ impl Serialize for Base64<'_> {
 }
 
 impl<'a> Part<'a> {
+    /// Its text, if it is text.
+    #[must_use]
+    pub fn text(&self) -> Option<&'a str> {
+        match self {
+            Self::Text { text } => Some(text),
+            _ => None,
+        }
+    }
+
     /// Wraps what a client sent in `images`, by what its first bytes say it is; what they do not say is called JPEG.
     #[must_use]
     pub fn of(base64: &'a str) -> Self {
