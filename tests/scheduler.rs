@@ -154,6 +154,7 @@ impl Ground {
                     start_limit: NEVER,
                     stop_limit: Duration::from_secs(5),
                     sleep_limit: Duration::from_secs(5),
+                    heartbeat: Duration::ZERO,
                 };
                 Engine::new(plan, installation, spawner.clone(), settings)
             }),

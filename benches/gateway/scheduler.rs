@@ -120,6 +120,7 @@ fn factory(directory: &Path, spawner: Spawner) -> Factory {
                 log: place.join("vllm.log"),
                 directory: place,
                 start_limit: limit,
+                heartbeat: Duration::ZERO,
                 stop_limit: limit,
                 sleep_limit: limit,
             };

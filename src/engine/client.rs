@@ -13,6 +13,7 @@ use http::{Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Limited};
 
+use super::heartbeat::{InFlight, Pulse};
 use super::wire::{Connection, Framing, piece};
 
 /// Longest answer that [`Client::get`] reads, in bytes.
@@ -42,13 +43,14 @@ struct Pool {
     socket: Box<Path>,
     /// Connections nobody uses now. The lock is held for a push or a pop only.
     idle: Mutex<Vec<Connection>>,
+    pulse: Arc<Pulse>,
 }
 
 impl Client {
     /// A client for the socket at `path`; connects with the first request.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default() }) }
+        Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default(), pulse: Arc::default() }) }
     }
 
     /// Posts a JSON body to `path` and waits for the head of the answer: its status. Dropping the future or the answer's
@@ -62,7 +64,16 @@ impl Client {
         body: Bytes,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
-        self.send("POST", path, &body, request_id).await
+        let in_flight = self.pool.pulse.request();
+        let mut answer = self.send("POST", path, &body, request_id).await?;
+        in_flight.beat();
+        answer.body_mut().in_flight = Some(in_flight);
+        Ok(answer)
+    }
+
+    /// What its requests tell of the engine's life.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pool.pulse
     }
 
     /// Gets `path` and reads the whole answer: status and body.
@@ -115,6 +126,7 @@ impl Client {
             read: BytesMut::new(),
             keeps_alive: head.keeps_alive,
             pool: self.pool.clone(),
+            in_flight: None,
         });
         *response.status_mut() = head.status;
         Ok(response)
@@ -149,6 +161,8 @@ pub struct EngineBody {
     read: BytesMut,
     keeps_alive: bool,
     pool: Arc<Pool>,
+    /// Until the end of the answer.
+    in_flight: Option<InFlight>,
 }
 
 impl Body for EngineBody {
@@ -157,11 +171,13 @@ impl Body for EngineBody {
 
     /// A frame is all that has come by now, however many chunks that is.
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, EngineGone>>> {
-        let Self { connection, framing, read, keeps_alive, pool } = self.get_mut();
+        let Self { connection, framing, read, keeps_alive, pool, in_flight } = self.get_mut();
         let Some(open) = connection else { return Poll::Ready(None) };
         match ready!(open.poll_body(context, framing, read)) {
             Ok(done) => {
+                in_flight.iter().for_each(InFlight::beat);
                 if done {
+                    *in_flight = None;
                     connection
                         .take()
                         .filter(|_| *keeps_alive)
@@ -174,6 +190,7 @@ impl Body for EngineBody {
             Err(error) => {
                 tracing::debug!(%error, "the engine's answer broke off");
                 *connection = None;
+                *in_flight = None;
                 Poll::Ready(Some(Err(EngineGone::HungUp)))
             }
         }

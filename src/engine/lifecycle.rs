@@ -28,6 +28,7 @@
 //! | stop | any | Stopped, by SIGTERM where it has been up; a call that sends it to sleep or wakes it is broken off |
 //! | kill | any | Stopped, by SIGKILL |
 //!
+//! A ready engine that gives no sign of life while it has requests is killed as well, and counts as dead.
 //! What does not fall asleep or wake within its time, or says that it cannot, is killed. A death, of that kind or any
 //! other, is made good by a new start where somebody wants it awake; an engine that nobody wants awake becomes Stopped.
 
@@ -59,6 +60,8 @@ pub struct Settings {
     pub log: PathBuf,
     /// A start without any output for this long is given up.
     pub start_limit: Duration,
+    /// A ready engine that gives no sign of life for this long while it has requests is wedged; zero = never.
+    pub heartbeat: Duration,
     /// Time from SIGTERM to SIGKILL.
     pub stop_limit: Duration,
     /// Longest time one of the calls may take that send it to sleep or wake it; loading its weights again has

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::command::{self, Command};
 use super::failure::{self, Ending, Failure};
 use super::generation::Generation;
+use super::heartbeat::{self, Wedged};
 use super::lifecycle::{Order, Supervisor};
 use super::measure::keep_measuring;
 use super::output;
@@ -42,6 +43,8 @@ enum Outcome {
     Exited(Exit),
     Ordered(Order),
     Hung,
+    /// It does nothing though it has requests.
+    Wedged(Wedged),
     /// It did not fall asleep or wake, for this reason.
     Refused(String),
 }
@@ -118,6 +121,15 @@ impl Supervisor {
                 let limit = self.settings.start_limit.as_secs();
                 let message = format!(
                     "the engine said nothing for {limit} s while {phase}; see vllm.log, or allow more with --start-timeout"
+                );
+                End::Died(Failure { message, permanent: false })
+            }
+            Outcome::Wedged(Wedged { silence, requests }) => {
+                let what = if requests == 1 { "a request was" } else { &format!("{requests} requests were") };
+                let seconds = silence.as_secs();
+                let message = format!(
+                    "the engine hung: no step and no token for {seconds} s while {what} running; see vllm.log, or allow \
+                     more with --heartbeat"
                 );
                 End::Died(Failure { message, permanent: false })
             }
@@ -212,6 +224,10 @@ impl Supervisor {
                 }
             };
             tokio::pin!(journey);
+            // On its way and asleep it has no requests but those that send it there, which have limits of their own.
+            let limit = if at == Rest::Awake && way.is_none() { self.settings.heartbeat } else { Duration::ZERO };
+            let heartbeat = heartbeat::watch(client.clone(), limit);
+            tokio::pin!(heartbeat);
             at = loop {
                 tokio::select! {
                     event = self.event(leader) => match event {
@@ -234,6 +250,7 @@ impl Supervisor {
                             return Outcome::Refused(format!("the engine did not {what}: {refused}; see vllm.log"));
                         }
                     },
+                    wedged = &mut heartbeat => return Outcome::Wedged(wedged),
                     never = &mut measuring => match never {},
                 }
             };
