@@ -97,6 +97,7 @@ fn settings(directory: &Path) -> scheduler::Settings {
         max_loaded: 0,
         max_wait: Duration::from_secs(30),
         min_residence: Duration::from_secs(10),
+        replays: 1,
         sleeping_memory: 0,
         measured: directory.join("measured.json"),
     }

@@ -277,6 +277,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         cpu_cache_gib: values.number("cpu-cache")?,
         gpu_helper: values.path("gpu-helper"),
         start_limit: values.time("start-timeout", Duration::from_secs(600))?,
+        replays: values.number("replays")?.map_or(1, |number| u32::try_from(number).unwrap_or(u32::MAX)),
         heartbeat: values.time("heartbeat", Duration::from_secs(120))?,
         drain: values.time("drain", Duration::from_secs(30))?,
         stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,

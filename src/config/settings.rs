@@ -66,6 +66,13 @@ pub const SETTINGS: &[Setting] = &[
         "a start that says nothing this long is given up"
     ),
     setting!(
+        "replays",
+        ["VLLAMA_REPLAYS"],
+        "NUMBER",
+        "1",
+        "a request without an answer yet is asked again so often when its engine dies; 0 = never"
+    ),
+    setting!(
         "heartbeat",
         ["VLLAMA_HEARTBEAT"],
         "TIME",

@@ -3,6 +3,7 @@
 //! Connections are kept and used again. One whose answer was not read to the end is closed at once: that is how vLLM
 //! learns that nobody wants the answer any more, and aborts the request (vllm-engine §3.5).
 
+use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,12 @@ pub enum EngineGone {
     /// In the middle of it; the request may be what killed it.
     #[error("the engine hung up in the middle of a request")]
     HungUp,
+    /// More than once in the middle of this request, which is not tried again.
+    #[error(
+        "the engine died each time it worked on this request, so the request is not tried again for ten minutes; the \
+         engine's log tells why it died. Other requests are served on"
+    )]
+    Poisoned,
 }
 
 /// A client of one generation's socket; cheap to clone.
@@ -165,14 +172,20 @@ pub struct EngineBody {
     in_flight: Option<InFlight>,
 }
 
-impl Body for EngineBody {
-    type Data = Bytes;
-    type Error = EngineGone;
+impl EngineBody {
+    /// Waits for the first bytes that have not been handed on yet, and leaves them where they are: empty at the end.
+    ///
+    /// # Errors
+    /// [`EngineGone::HungUp`] when the answer breaks off.
+    pub async fn begin(&mut self) -> Result<&[u8], EngineGone> {
+        poll_fn(|context| self.poll_read(context)).await?;
+        Ok(&self.read)
+    }
 
-    /// A frame is all that has come by now, however many chunks that is.
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, EngineGone>>> {
-        let Self { connection, framing, read, keeps_alive, pool, in_flight } = self.get_mut();
-        let Some(open) = connection else { return Poll::Ready(None) };
+    /// Reads once where nothing has been read that is not handed on.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), EngineGone>> {
+        let Self { connection, framing, read, keeps_alive, pool, in_flight } = self;
+        let Some(open) = connection.as_mut().filter(|_| read.is_empty()) else { return Poll::Ready(Ok(())) };
         match ready!(open.poll_body(context, framing, read)) {
             Ok(done) => {
                 in_flight.iter().for_each(InFlight::beat);
@@ -184,20 +197,36 @@ impl Body for EngineBody {
                         .into_iter()
                         .for_each(|connection| pool.put_back(connection));
                 }
-                let frame = piece(read);
-                Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
+                Poll::Ready(Ok(()))
             }
             Err(error) => {
                 tracing::debug!(%error, "the engine's answer broke off");
                 *connection = None;
                 *in_flight = None;
-                Poll::Ready(Some(Err(EngineGone::HungUp)))
+                Poll::Ready(Err(EngineGone::HungUp))
             }
+        }
+    }
+}
+
+impl Body for EngineBody {
+    type Data = Bytes;
+    type Error = EngineGone;
+
+    /// A frame is all that has come by now, however many chunks that is.
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, EngineGone>>> {
+        let body = self.get_mut();
+        match ready!(body.poll_read(context)) {
+            Ok(()) => {
+                let frame = piece(&mut body.read);
+                Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
+            }
+            Err(error) => Poll::Ready(Some(Err(error))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.connection.is_none()
+        self.connection.is_none() && self.read.is_empty()
     }
 }
 

@@ -24,7 +24,8 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     };
     let Some(vllama) = runner.test("a second vllama gets ready", watched) else { return };
     runner.test("kill -9 of the leader: a new engine serves, nothing is left of the old one", kill_leader(&vllama));
-    runner.test("kill -9 of the engine core: streams end with an error line, a new engine serves", kill_core(&vllama));
+    runner
+        .test("kill -9 of the engine core: streams end with an error line, who waits is answered", kill_core(&vllama));
     runner.test("an engine core that stands still is found by its heart and replaced", freeze_core(&vllama));
     runner.test("an orderly stop leaves nothing behind", async move {
         vllama.stop().await;
@@ -62,9 +63,32 @@ async fn kill_leader(vllama: &Vllama) {
 
 async fn kill_core(vllama: &Vllama) {
     let old = engine_pids(vllama);
-    let story = Story::begin(vllama).await;
+    let mut stories = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let story = Story::begin(vllama).await;
+        stories.spawn(story.ends_with_an_error());
+    }
+    // Whoever wants the answer in one piece has nothing of it before its end.
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let options = json!({"num_predict": 60, "temperature": 0});
+        let prompt = format!("Write a long story about the number {number}.");
+        let body = json!({"model": MODEL, "prompt": prompt, "stream": false, "options": options});
+        let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
+        exchange.patience = Duration::from_secs(400);
+        waiting.spawn(async move { exchange.answer().await.unwrap() });
+    }
+    vllama.engine_runs(16).await;
     let core = vllama.process("VLLM::EngineCor").pid;
-    tokio::join!(story.ends_with_an_error(), killed(vllama, core, &old, 3));
+    killed(vllama, core, &old, 3).await;
+    while let Some(ended) = stories.join_next().await {
+        ended.unwrap();
+    }
+    while let Some(answer) = waiting.join_next().await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        assert!(answer.json()["eval_count"].as_u64().is_some_and(|count| count > 20), "{}", answer.text());
+    }
 }
 
 /// The core of a wedged engine does nothing any more, but its front answers `/health` as ever.
