@@ -48,7 +48,8 @@ use crate::model::plan::Plan;
 
 /// Longest wait between two starts.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
-/// An engine that was ready this long starts with a clean slate.
+/// An engine that was ready this long, or as long as its start took, starts with a clean slate: so it serves at least half
+/// of the time, however often it dies.
 const HEALTHY: Duration = Duration::from_secs(600);
 
 /// Where an engine lives and how patient vllama is with it.
@@ -207,7 +208,8 @@ impl Supervisor {
                     });
                 }
                 (End::Died(failure), ready_for) => {
-                    if ready_for.is_some_and(|duration| duration >= HEALTHY) {
+                    let start_took = self.status.borrow().start_took.unwrap_or(HEALTHY);
+                    if ready_for.is_some_and(|duration| duration >= start_took.min(HEALTHY)) {
                         delay = Duration::ZERO;
                     }
                     tracing::warn!(
