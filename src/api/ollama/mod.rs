@@ -7,6 +7,7 @@
 
 pub mod blobs;
 pub mod change;
+pub mod cloud;
 pub mod copy;
 pub mod create;
 pub mod delete;
@@ -28,6 +29,7 @@ pub mod order;
 pub mod prelude;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod request;
 pub mod response;
 pub mod routes;
