@@ -38,6 +38,7 @@ pub mod show;
 pub mod sse;
 pub mod stream;
 pub mod think;
+pub mod thoughts;
 pub mod tool_calls;
 pub mod types;
 pub mod vectors;
