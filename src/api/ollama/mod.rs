@@ -40,6 +40,7 @@ pub mod stream;
 pub mod think;
 pub mod thoughts;
 pub mod tool_calls;
+pub mod tools;
 pub mod types;
 pub mod vectors;
 
