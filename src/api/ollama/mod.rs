@@ -44,6 +44,9 @@ pub mod tools;
 pub mod types;
 pub mod vectors;
 
+#[cfg(test)]
+mod replay_tests;
+
 /// The version that `/api/version` reports: a recent release of Ollama whose behaviour this follows. Clients compare it
 /// with the oldest they support, digit by digit (§13.1), so it must be a plain Ollama number; vllama's own version is
 /// in the `Server` header.
