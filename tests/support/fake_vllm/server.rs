@@ -274,7 +274,7 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
     loop {
         let step = run.step().await;
         // vLLM sends the first chunk together with the first output, not before.
-        if !opened && step != Step::Cut {
+        if !opened && !matches!(step, Step::Cut | Step::EngineError) {
             opened = true;
             if let Some(opening) = job.opening() {
                 sender.send(event(&opening)).await.ok()?;
