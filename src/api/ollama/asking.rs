@@ -11,7 +11,7 @@ use super::messages::Turn;
 use super::options::{Limit, Options};
 use super::request::{self, Common, Cut, Endpoint, Prompt};
 use super::response::Asked;
-use super::run::{Opened, Question, Run};
+use super::run::{Opened, Question, Run, Thoughts};
 use super::think::Thinking;
 use super::window::Window;
 use crate::api::Reply;
@@ -94,9 +94,14 @@ impl Asking<'_> {
     }
 
     fn question(&self, fitted: &Fitted<'_>) -> Question {
-        let endpoint = match fitted.draft {
-            Draft::Turns(_) => Endpoint::Chat,
-            Draft::Text(_) | Draft::Tokens(_) => Endpoint::Completions,
+        let (endpoint, thoughts) = match &fitted.draft {
+            Draft::Turns(_) => (Endpoint::Chat, Thoughts::Templated),
+            Draft::Tokens(_) => (Endpoint::Completions, Thoughts::Templated),
+            // A gap is filled without thoughts, and a raw prompt answered as it comes.
+            Draft::Text(verbatim) if verbatim.whole || !self.asked.context => {
+                (Endpoint::Completions, Thoughts::Nowhere)
+            }
+            Draft::Text(_) => (Endpoint::Completions, Thoughts::Tagged),
         };
         let limit = Limit {
             max_model_len: self.run.max_model_len(),
@@ -121,7 +126,7 @@ impl Asking<'_> {
                 request::completion(common, Prompt::Tokens(tokens), request::Specials::default(), logprobs)
             }
         };
-        self.run.question(&self.asked, endpoint, self.stream, body)
+        self.run.question(&self.asked, (endpoint, thoughts), self.stream, body)
     }
 
     /// Tells the prompt. vLLM tells none by itself, so it is what the engine's tokens say.

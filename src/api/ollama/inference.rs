@@ -17,7 +17,7 @@ use super::run::Run;
 use super::think::{self, Think};
 use super::types::ChatRequest;
 use super::window::Window;
-use super::{JSON, format, json, keep_alive};
+use super::{JSON, format, json, keep_alive, tools};
 use crate::api::{self, App, Call, Reply};
 use crate::model::{Capability, Installed};
 use crate::scheduler::KeepAlive;
@@ -108,8 +108,7 @@ async fn prepare(app: &App, call: &Call) -> Result<Step, ApiError> {
     if !model.card.can(Capability::Completion) {
         return Err(ApiError::Unable(format!("{asked:?}"), "chat"));
     }
-    // An empty list of tools is an error in the engine.
-    let tools = request.tools.filter(|tools| has_elements(tools));
+    let tools = tools::parse(request.tools)?;
     if tools.is_some() && !model.card.can(Capability::Tools) {
         return Err(ApiError::Unable(model.name.full(), "tools"));
     }
@@ -129,16 +128,11 @@ async fn prepare(app: &App, call: &Call) -> Result<Step, ApiError> {
         options: &options,
         window,
         response_format,
-        tools,
+        tools: tools.as_deref(),
         thinking: think::thinking(wishes.think, &model.card),
         asked: Asked { shape: Shape::Chat, model: asked, logprobs: wishes.logprobs, context: false },
         stream: request.stream.unwrap_or(true),
         debug: request._debug_render_only,
     };
     asking.put(Draft::Turns(turns)).await
-}
-
-fn has_elements(list: &RawValue) -> bool {
-    let inside = list.get().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    inside.is_some_and(|inside| !inside.trim().is_empty())
 }

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::request::{self, Endpoint};
 use super::response::{Asked, Clock, Translator};
 use super::stream::Lines;
+use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
 use crate::api::{self, App, Body, Call, Reply};
 use crate::model::Installed;
@@ -24,6 +25,17 @@ pub struct Run {
     request_id: Arc<str>,
     facts: Arc<Facts>,
     clock: Clock,
+}
+
+/// Where in an answer thoughts may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thoughts {
+    /// Where the chat template has them; it may have opened them itself.
+    Templated,
+    /// Between tags that the answer writes.
+    Tagged,
+    /// Nowhere: the answer is told as it comes.
+    Nowhere,
 }
 
 /// What the engine is asked, and how its answer is to be told.
@@ -73,9 +85,27 @@ impl Run {
     }
 
     /// Puts a request for the engine together with the way back.
-    pub fn question(&self, asked: &Asked<'_>, endpoint: Endpoint, stream: bool, body: Bytes) -> Question {
-        let translator = Translator::new(asked, self.clock, self.facts.clone());
+    pub fn question(
+        &self,
+        asked: &Asked<'_>,
+        (endpoint, thoughts): (Endpoint, Thoughts),
+        stream: bool,
+        body: Bytes,
+    ) -> Question {
+        let translator =
+            Translator::new(asked, self.clock, self.facts.clone()).splitting(self.splitter(endpoint, thoughts));
         Question { endpoint, stream, body, translator }
+    }
+
+    /// What looks for thoughts in the answer. The engine reads them in chats only, and only where it has a parser.
+    fn splitter(&self, endpoint: Endpoint, thoughts: Thoughts) -> Option<Splitter> {
+        let tags = self.model.card.thought_tags?;
+        match (thoughts, endpoint) {
+            (Thoughts::Nowhere, _) => None,
+            (Thoughts::Tagged, _) => Some(Splitter::new(false)),
+            (Thoughts::Templated, Endpoint::Chat) => Some(Splitter::new(tags.opened_by_prompt && !tags.read_by_engine)),
+            (Thoughts::Templated, Endpoint::Completions) => Some(Splitter::new(tags.opened_by_prompt)),
+        }
     }
 
     /// Posts and waits for a whole answer.

@@ -4,6 +4,7 @@ use super::*;
 use crate::api::ollama::json;
 use crate::api::ollama::messages::turns;
 use crate::api::ollama::types::ChatRequest;
+use crate::model::Card;
 
 const DEFAULTS: (Option<bool>, Option<bool>) = (None, None);
 const NO_SHIFT: (Option<bool>, Option<bool>) = (None, Some(false));
@@ -91,7 +92,7 @@ fn with_turns(roles: &str, look: impl FnOnce(&[Turn<'_>])) {
     let messages: Vec<String> = roles.chars().map(message).collect();
     let body = format!(r#"{{"messages":[{}]}}"#, messages.join(","));
     let request: ChatRequest = json::decode(&body).expect("the test's JSON");
-    look(&turns(&request.messages).expect("turns"));
+    look(&turns(&request.messages, &Card::default()).expect("turns"));
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn the_bound_is_above_what_any_tokenizer_makes_of_it() {
     with_turns("ua", |turns| assert_eq!(bound(turns, 100), 2 * (5 + 16) + 100));
     let body = r#"{"messages":[{"role":"user","content":"abc","images":["AA==","AA=="]}]}"#;
     let request: ChatRequest = json::decode(body).expect("the test's JSON");
-    let turns = turns(&request.messages).expect("turns");
+    let turns = turns(&request.messages, &Card::default()).expect("turns");
     assert_eq!(bound(&turns, 0), 3 + 16 + 2 * 768);
     assert_eq!((turns[0].without_images().images(), turns[0].without_images().bytes()), (0, 3));
 }
