@@ -5,6 +5,7 @@
 
 pub mod ollama;
 pub mod openai;
+pub mod pass;
 mod upload;
 
 use std::convert::Infallible;

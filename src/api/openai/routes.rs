@@ -4,17 +4,31 @@ use std::future::Future;
 
 use http::{Method, StatusCode};
 
-use super::embeddings;
-use super::error::{self, OpenAiError};
+use super::{embeddings, error, generation};
+use crate::api::pass::PassError;
 use crate::api::{Answering, Reply, Route};
 
 /// Every route of this dialect.
-pub static ROUTES: &[Route] = &[Route {
-    methods: POST,
-    path: "/v1/embeddings",
-    handler: |app, call| answered(embeddings::embeddings(app, call)),
-    refuse,
-}];
+pub static ROUTES: &[Route] = &[
+    Route {
+        methods: POST,
+        path: "/v1/chat/completions",
+        handler: |app, call| answered(generation::chat(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/v1/completions",
+        handler: |app, call| answered(generation::completions(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/v1/embeddings",
+        handler: |app, call| answered(embeddings::embeddings(app, call)),
+        refuse,
+    },
+];
 
 const POST: &[Method] = &[Method::POST];
 
@@ -22,6 +36,6 @@ fn refuse(status: StatusCode, text: &str) -> Reply {
     error::refuse(status, text)
 }
 
-fn answered(answer: impl Future<Output = Result<Reply, OpenAiError>> + Send + 'static) -> Answering {
-    Box::pin(async { answer.await.unwrap_or_else(|error| error.reply()) })
+fn answered(answer: impl Future<Output = Result<Reply, PassError>> + Send + 'static) -> Answering {
+    Box::pin(async { answer.await.unwrap_or_else(|error| error::reply(&error)) })
 }

@@ -39,28 +39,35 @@ pub fn find(body: &[u8]) -> Result<Option<Place<'_>>, serde_json::Error> {
     place(body, raw).map(Some)
 }
 
-/// Finds the model's name in an answer of the engine, which is trusted to be JSON, and reads no further: the engine names
-/// the model before the megabytes of what it made. `None` where there is no such member, or the answer is no object.
+/// Finds the model's name in an answer of the engine, which is trusted to be JSON, at one of these `paths` of members, and
+/// reads no further: the engine names the model before the megabytes of what it made. `None` where there is no such
+/// member, or the answer is no object.
 #[must_use]
-pub fn find_early(answer: &[u8]) -> Option<Place<'_>> {
+pub fn find_early<'a>(answer: &'a [u8], paths: &[&[&str]]) -> Option<Place<'a>> {
     let mut found: Option<&RawValue> = None;
     // Leaving an object in the middle is an error to the reader, and this one's purpose.
-    let _ = Early(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(answer));
+    let _ = Early { found: &mut found, paths, depth: 0 }.deserialize(&mut serde_json::Deserializer::from_slice(answer));
     place(answer, found?).ok()
 }
 
-/// Takes the raw `model` out of an object and leaves.
-struct Early<'f, 'a>(&'f mut Option<&'a RawValue>);
+/// Takes the raw name out of an object and leaves.
+struct Early<'f, 'a, 'p> {
+    found: &'f mut Option<&'a RawValue>,
+    /// Where it may stand, of the paths that lead to this object.
+    paths: &'p [&'p [&'p str]],
+    /// How many members of the paths lead to this object.
+    depth: usize,
+}
 
-impl<'de> DeserializeSeed<'de> for Early<'_, 'de> {
+impl<'de> DeserializeSeed<'de> for Early<'_, 'de, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+        deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Early<'_, 'de> {
+impl<'de> Visitor<'de> for Early<'_, 'de, '_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -68,12 +75,22 @@ impl<'de> Visitor<'de> for Early<'_, 'de> {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        let Self { found, paths, depth } = self;
         while let Some(Text(key)) = map.next_key()? {
-            if key == "model" {
-                *self.0 = Some(map.next_value()?);
+            let next = paths.iter().find(|path| path.get(depth).is_some_and(|member| *member == key));
+            match next {
+                Some(path) if path.len() == depth + 1 => {
+                    *found = Some(map.next_value()?);
+                    return Ok(());
+                }
+                Some(path) => map.next_value_seed(Early { found, paths: &[path], depth: depth + 1 })?,
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            if found.is_some() {
                 return Ok(());
             }
-            map.next_value::<IgnoredAny>()?;
         }
         Ok(())
     }
@@ -92,13 +109,19 @@ pub fn replaced(body: &Bytes, place: &Place<'_>, name: &str) -> Bytes {
     if place.name == name {
         return body.clone();
     }
-    // A string always becomes JSON.
-    let name = serde_json::to_vec(name).unwrap_or_default();
+    let name = json(name);
     let mut out = Vec::with_capacity(body.len() + name.len());
     out.extend(&body[..place.range.start]);
     out.extend(name);
     out.extend(&body[place.range.end..]);
     out.into()
+}
+
+/// A name as JSON.
+#[must_use]
+pub fn json(name: &str) -> Vec<u8> {
+    // A string always becomes JSON.
+    serde_json::to_vec(name).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -128,10 +151,24 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_up_to_the_name() {
+        let paths: &[&[&str]] = &[&["model"], &["response", "model"]];
         let body = br#"{"id":"embd-1","created":5,"model":"m","data":[{"embedding":[0.5, and never mind"#;
-        assert_eq!(find_early(body).map(|place| (place.name, place.range)), Some(("m".into(), 35..38)));
-        for body in [&b"{}"[..], b"", b"[\"m\"]", b"\xff\x00", br#"{"model":null}"#, br#"{"data":{"model":"m"}}"#] {
-            assert_eq!(find_early(body), None, "{body:?}");
+        assert_eq!(find_early(body, paths).map(|place| (place.name, place.range)), Some(("m".into(), 35..38)));
+        let body = br#"{"x":{"model":"a"},"response":{"x":[1],"model":"m","and never mind"#;
+        assert_eq!(find_early(body, paths).map(|place| (place.name, place.range)), Some(("m".into(), 47..50)));
+        let body = br#"{"response":{"x":{"model":"a"}},"model":"m"}"#;
+        assert_eq!(find_early(body, paths).map(|place| (place.name, place.range)), Some(("m".into(), 40..43)));
+        for body in [
+            &b"{}"[..],
+            b"",
+            b"[\"m\"]",
+            b"\xff\x00",
+            br#"{"model":null}"#,
+            br#"{"data":{"model":"m"}}"#,
+            br#"{"response":null}"#,
+            br#"{"response":{"response":{"model":"m"}}}"#,
+        ] {
+            assert_eq!(find_early(body, paths), None, "{body:?}");
         }
     }
 
