@@ -60,6 +60,7 @@ test-fast: ## everything but the real engine
 
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine
+	@cargo bench --locked --bench chunk
 	@cargo bench --locked --bench gateway
 
 .PHONY: lint
