@@ -60,8 +60,9 @@ impl Server {
         Self::start_in(directory, Path::new(env!("CARGO_BIN_EXE_fake-vllm")), &environment)
     }
 
-    /// Starts it with the engine of a virtual environment and the default model, and waits until that is ready.
-    pub async fn start_real(venv: &Path) -> Self {
+    /// Starts it with the engine of a virtual environment, one of its frontends and the default model, and waits until that
+    /// is ready.
+    pub async fn start_real(venv: &Path, frontend: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("vllama-bench-").tempdir().expect("a temporary directory");
         let engine = venv.join("bin/vllm");
         let file = std::fs::read_dir(venv.join("share/vllama")).expect("the default model's directory");
@@ -76,7 +77,7 @@ impl Server {
             .args([file.expect("the default model's file"), model::NAME.into()])
             .status();
         assert!(status.expect("the import runs").success());
-        Self::start_in(directory, &engine, &[])
+        Self::start_in(directory, &engine, &[("VLLAMA_ENGINE_FRONTEND", frontend)])
     }
 
     fn start_in(directory: TempDir, engine: &Path, environment: &[(&str, &str)]) -> Self {
@@ -123,6 +124,24 @@ impl Server {
     /// Processor time it has taken.
     pub fn processor_time(&self) -> Duration {
         processor_time(self.child.id())
+    }
+
+    /// Processor time that its engine's processes have taken; they are a session of their own.
+    pub fn engine_processor_time(&self) -> Duration {
+        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        // Parent and session stand behind the name, which is in parentheses.
+        let numbers = |process: u32| -> Option<(u32, u32)> {
+            let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+            let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(1);
+            let parent = fields.next()?.parse().ok()?;
+            Some((parent, fields.nth(1)?.parse().ok()?))
+        };
+        let is_engine = |process: &u32| {
+            let leader = numbers(*process).map(|(_, session)| session);
+            leader.and_then(numbers).is_some_and(|(parent, _)| parent == self.child.id())
+        };
+        processes.filter(is_engine).map(processor_time).sum()
     }
 
     /// Resident memory in bytes.
