@@ -51,6 +51,7 @@ pub(super) fn wishes_for_all(config: &Config) -> Wishes {
     Wishes {
         extra_arguments: config.engine_arguments.clone(),
         cpu_cache_gib: config.cpu_cache_gib,
+        frontend: config.engine_frontend,
         ..Wishes::default()
     }
 }
@@ -69,6 +70,7 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         keep_alive: _,
         tool_parser,
         reasoning_parser,
+        engine_frontend,
         trust_remote_code,
     } = settings;
     Wishes {
@@ -80,6 +82,7 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         max_model_len: max_model_len.map(Into::into),
         tool_parser,
         reasoning_parser,
+        frontend: engine_frontend.unwrap_or(everywhere.frontend),
         trust_remote_code,
         ..everywhere
     }

@@ -5,6 +5,8 @@ use std::num::NonZero;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::model::plan::FrontendWish;
+
 /// What holds for one model, from `[models."NAME"]`; what is not said is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -27,6 +29,8 @@ pub struct ModelSettings {
     pub tool_parser: Option<String>,
     /// vLLM's parser for thoughts, or `none`.
     pub reasoning_parser: Option<String>,
+    /// Which program answers its engine's requests; `None` = as for all models.
+    pub engine_frontend: Option<FrontendWish>,
     /// Whether Python code that comes with the checkpoint may run.
     pub trust_remote_code: bool,
 }

@@ -90,6 +90,18 @@ const SIGNATURES: &[Signature] = &[
         "the model needs code from its own repository; if you trust it, pass `--engine-args --trust-remote-code`",
     ),
     permanent(
+        &["vllm-rs binary was not found"],
+        "this vLLM has no frontend in Rust; fetch it with `engine/setup --frontend`, or set engine_frontend to python",
+    ),
+    permanent(
+        &["is not registered (choose from"],
+        "vLLM's Rust frontend does not know the chosen parser; choose one it lists, or set engine_frontend to python",
+    ),
+    permanent(
+        &["not implemented in Rust frontend"],
+        "vLLM's Rust frontend does not take an argument; see the log, or set engine_frontend to python",
+    ),
+    permanent(
         &["invalid tool call parser"],
         "vLLM does not know the chosen tool parser; leave it out or choose one it lists",
     ),
@@ -172,6 +184,22 @@ mod tests {
             false,
         );
         assert!(failure.permanent && failure.message.contains("invalid choice"), "{}", failure.message);
+    }
+
+    #[test]
+    fn what_the_rust_frontend_does_not_take_is_permanent_though_its_leader_leaves_with_1() {
+        let missing =
+            "FileNotFoundError: VLLM_RUST_FRONTEND_PATH=auto but the vllm-rs binary was not found at /v/vllm-rs.";
+        let failure = classified(&[missing], Ending::Code(1), false);
+        assert!(failure.permanent && failure.message.contains("engine/setup --frontend"), "{}", failure.message);
+        let lines = [
+            "error: invalid value '{}' for '--args-json <JSON>': ",
+            "The following arguments are not implemented in Rust frontend yet:",
+            "- max_num_queued_reqs",
+            "RuntimeError: Process RustFrontend (PID: 7) died with exit code 2",
+        ];
+        let failure = classified(&lines, Ending::Code(1), false);
+        assert!(failure.permanent && failure.message.contains("engine_frontend"), "{}", failure.message);
     }
 
     #[test]
