@@ -19,6 +19,9 @@ use http_body::{Body, Frame};
 use vllama::api::ollama::request::Logprobs;
 use vllama::api::ollama::response::{Asked, Clock, Shape, Translator};
 use vllama::api::ollama::stream::Lines;
+use vllama::api::openai::stream::DIALECT;
+use vllama::api::pass::events::Events;
+use vllama::api::pass::stream::Passed;
 use vllama::scheduler::EngineGone;
 use vllama::telemetry::Facts;
 
@@ -165,6 +168,12 @@ fn main() {
             }
         }
     }
+    for (batch, reads) in [(1, "one a read"), (8, "eight a read")] {
+        let name = format!("OpenAI's chat passed through, {reads}");
+        if parts.is_empty() || parts.iter().any(|part| name.starts_with(part.as_str())) {
+            row(&name, &passed(batch));
+        }
+    }
     if parts.is_empty() {
         row("the same bytes copied, one a read", &copied());
     }
@@ -185,13 +194,40 @@ fn measured(batch: usize, way: &Way) -> (f64, f64) {
         let mut context = Context::from_waker(Waker::noop());
         let opened = pin!(Lines::open(Received(reads.into_iter()), (), translator)).poll(&mut context);
         let Poll::Ready(Ok(mut lines)) = opened else { panic!("a stream that has all been received") };
-        let _: &Lines<Received, ()> = &lines;
-        let mut written = 0;
-        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut lines).poll_frame(&mut context) {
-            written += frame.into_data().expect("only data").iter().filter(|byte| **byte == b'\n').count();
-        }
+        let written = count_lines(&mut lines, &mut context);
         assert!(written > CHUNKS, "{written} lines");
     })
+}
+
+/// The same for OpenAI's dialect, whose bytes pass through with another name for the model.
+fn passed(batch: usize) -> (f64, f64) {
+    let reads = Recording::read("chat-stream").reads(batch);
+    best(&reads, |reads| {
+        let names = ("smollm2:135m".to_owned(), "SmolLM2".to_owned());
+        let events = Events::new(&DIALECT, &names.0, &names.1);
+        let mut context = Context::from_waker(Waker::noop());
+        let facts = Arc::new(Facts::default());
+        let opening = Passed::open(Received(reads.into_iter()), (), events, names, &DIALECT, facts);
+        let Poll::Ready(Ok(mut events)) = pin!(opening).poll(&mut context) else {
+            panic!("a stream that has all been received")
+        };
+        let written = count_lines(&mut events, &mut context);
+        assert!(written > 2 * CHUNKS, "{written} lines");
+    })
+}
+
+/// Reads a body that has all been made to its end.
+fn count_lines<B>(body: &mut B, context: &mut Context<'_>) -> usize
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
+    let mut lines = 0;
+    while let Poll::Ready(Some(frame)) = Pin::new(&mut *body).poll_frame(context) {
+        let data = frame.expect("no error").into_data().expect("only data");
+        lines += memchr::memchr_iter(b'\n', &data).count();
+    }
+    lines
 }
 
 /// The least that could be done with them: a copy of every read.

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::json::Text;
@@ -12,33 +12,32 @@ use super::json::Text;
 /// Most alternatives a request may ask for (ollama-api §3.2).
 const MOST: usize = 20;
 
-/// One generated token.
-#[derive(Serialize)]
-struct Entry<'a> {
-    #[serde(flatten)]
-    token: Token<'a>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "tokens")]
-    top_logprobs: &'a [(Text<'a>, f64)],
-}
-
-/// A token with its bytes, which must be those of the text beside it.
-#[derive(Serialize)]
-struct Token<'a> {
-    token: &'a str,
-    logprob: f64,
-    #[serde(skip_serializing_if = "<[u8]>::is_empty")]
-    bytes: &'a [u8],
-}
-
-impl<'a> Token<'a> {
-    fn new(token: &'a str, logprob: f64) -> Self {
-        // The engine counts from −9999 upwards; rounding may put a certain token above 0, which no probability is.
-        Self { token, logprob: logprob.min(0.0), bytes: token.as_bytes() }
+/// Writes the members of a token, whose bytes must be those of the text beside it.
+fn put(out: &mut Vec<u8>, token: &str, logprob: f64) {
+    // Writing strings and numbers into memory does not fail.
+    out.extend_from_slice(br#""token":"#);
+    let _ = serde_json::to_writer(&mut *out, token);
+    out.extend_from_slice(br#","logprob":"#);
+    // The engine counts from −9999 upwards; rounding may put a certain token above 0, which no probability is.
+    let _ = serde_json::to_writer(&mut *out, &logprob.min(0.0));
+    if token.is_empty() {
+        return;
     }
-}
-
-fn tokens<S: Serializer>(tokens: &[(Text<'_>, f64)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(tokens.iter().map(|(token, logprob)| Token::new(token, *logprob)))
+    out.reserve(br#","bytes":[]"#.len() + 4 * token.len());
+    out.extend_from_slice(br#","bytes":["#);
+    for (place, byte) in token.bytes().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        if byte >= 100 {
+            out.push(b'0' + byte / 100);
+        }
+        if byte >= 10 {
+            out.push(b'0' + byte / 10 % 10);
+        }
+        out.push(b'0' + byte % 10);
+    }
+    out.push(b']');
 }
 
 /// An alternative as chats tell it.
@@ -89,11 +88,16 @@ impl Pen<'_, '_> {
         if !self.out.is_empty() {
             self.out.push(b',');
         }
+        self.out.push(b'{');
+        put(self.out, token, logprob);
         // The engine adds the chosen token to the list.
         let told = std::mem::take(&mut self.top.count).min(self.most);
-        let entry = Entry { token: Token::new(token, logprob), top_logprobs: &self.top.tokens[..told] };
-        // Writing strings and numbers into memory does not fail.
-        let _ = serde_json::to_writer(&mut *self.out, &entry);
+        for (place, (token, logprob)) in self.top.tokens[..told].iter().enumerate() {
+            self.out.extend_from_slice(if place == 0 { br#","top_logprobs":[{"#.as_slice() } else { b",{" });
+            put(self.out, token, *logprob);
+            self.out.push(b'}');
+        }
+        self.out.extend_from_slice(if told > 0 { b"]}" } else { b"}" });
         self.count += 1;
     }
 }
