@@ -113,15 +113,20 @@ const SIGNATURES: &[Signature] = &[
     ),
     permanent(&["error: unrecognized arguments"], "vLLM refused an argument; see `--engine-args` and the log line"),
     passing(&["EngineDeadError"], "the engine core died"),
+    passing(&["Process RustFrontend", "died"], "the engine's frontend died"),
     passing(&["died unexpectedly"], "a worker process died"),
     passing(&["Address already in use"], "the engine's socket was in use"),
 ];
+
+/// Marks of lines in which vLLM tells its settings. They hold the words of many failures: `trust_remote_code=False`.
+const SETTINGS: [&str; 4] =
+    ["Initializing a V1 LLM engine", "non-default args", "Launching Rust frontend", "--args-json <JSON>"];
 
 /// Names a failure.
 ///
 /// `lines` are the last lines of the log, oldest first; `ready` tells whether the engine had answered before it ended.
 pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, ending: Ending, ready: bool) -> Failure {
-    let lines: Vec<&str> = lines.collect();
+    let lines: Vec<&str> = lines.filter(|line| !SETTINGS.iter().any(|mark| line.contains(mark))).collect();
     let last = last_telling_line(&lines);
     for signature in SIGNATURES {
         let found = lines.iter().rev().find(|line| signature.texts.iter().all(|text| line.contains(text)));
@@ -200,6 +205,17 @@ mod tests {
         ];
         let failure = classified(&lines, Ending::Code(1), false);
         assert!(failure.permanent && failure.message.contains("engine_frontend"), "{}", failure.message);
+    }
+
+    #[test]
+    fn settings_are_no_failures_whatever_they_are_called() {
+        let lines = [
+            "(EngineCore pid=2) INFO [core.py:1] Initializing a V1 LLM engine (v0.32.0) with config: trust_remote_code=False",
+            "(MainProcess pid=1) ERROR [utils.py:599] RuntimeError: Process RustFrontend (PID: 3) died with exit code -9",
+        ];
+        let failure = classified(&lines, Ending::Code(1), true);
+        assert!(!failure.permanent && failure.message.starts_with("the engine's frontend died"), "{}", failure.message);
+        assert!(failure.message.contains("exit code -9"), "{}", failure.message);
     }
 
     #[test]

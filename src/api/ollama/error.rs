@@ -12,6 +12,9 @@ use crate::scheduler::{EngineGone, LeaseError};
 const TOO_LONG: &str = "the prompt is longer than the context length currently available to the model; shorten the \
     prompt, adjust the context length in settings, or use a model with a longer context length";
 
+/// What vLLM's Rust frontend says with a 500 to tools for a model without a parser; the one in Python says it with a 400.
+const NO_TOOL_PARSER: &str = "tool parsing is disabled";
+
 /// Why a native request is not answered. `Display` is the text of `{"error":…}`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -233,7 +236,7 @@ impl ApiError {
             Self::TooLong
         } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             Self::Busy
-        } else if status.is_client_error() {
+        } else if status.is_client_error() || text.contains(NO_TOOL_PARSER) {
             Self::Refused(text.to_owned())
         } else if dead {
             Self::Gone
@@ -351,6 +354,11 @@ mod tests {
             (404, r#"{"detail":"Not Found"}"#, refused("Not Found")),
             (400, r#"{"object":"error","message":"old shape"}"#, refused("old shape")),
             (400, "<html>", refused("the engine gave no reason")),
+            (
+                500,
+                r#"{"error":{"message":"failed to submit chat request: tool parsing is disabled by frontend configuration","type":"server_error","param":null,"code":"server_error"}}"#,
+                refused("failed to submit chat request: tool parsing is disabled by frontend configuration"),
+            ),
             (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
             (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
             (

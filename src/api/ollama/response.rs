@@ -181,6 +181,7 @@ impl Translator {
         if self.finish.is_none() {
             return Err(ApiError::Failed("the engine gave no answer".to_owned()));
         }
+        self.guess_first();
         let calls = self.calls.take();
         let line = Line { content: news.content, thinking: news.thinking, calls: &calls, logprobs: &news.logprobs };
         self.line(out, line, true);
@@ -293,6 +294,13 @@ impl Translator {
                 let _ = write!(out, r#","{name}":{value}"#);
             }
         }
+    }
+
+    /// When the first token of a whole answer may have come, for engines that do not tell: reading the prompt was one of
+    /// their steps, and each further token another.
+    fn guess_first(&mut self) {
+        let steps = u32::try_from(self.usage.completion_tokens).unwrap_or(u32::MAX).max(1);
+        self.clock.first = Some(self.clock.leased + self.clock.leased.elapsed() / steps);
     }
 
     /// How long the engine read the prompt and wrote the answer: by its own clock, else as seen from here.
