@@ -12,6 +12,7 @@ mod model;
 mod relay;
 mod scheduler;
 mod server;
+mod swap;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -86,6 +87,9 @@ fn main() {
             for frontend in ["python", "rust", "python"] {
                 real(frontend).await;
             }
+        }
+        if parts.iter().any(|word| word == "swap") {
+            swap().await;
         }
     });
 }
@@ -222,7 +226,7 @@ async fn real(frontend: &str) {
         println!("skipped: the real engine, since VLLAMA_TEST_VENV names no virtual environment");
         return;
     };
-    let server = Server::start_real(Path::new(&venv), frontend).await;
+    let server = Server::start_real(Path::new(&venv), &[("VLLAMA_ENGINE_FRONTEND", frontend)]).await;
     let targets = [server.engine(), server.gateway()];
     load::stories(&targets[0], 10, 10).await;
     for (users, tokens) in [(1, 100), (10, 100), (50, 50)] {
@@ -247,6 +251,19 @@ async fn real(frontend: &str) {
         let spent = microseconds(server.engine_processor_time() - before, 8 * users * tokens) / 1000.0;
         row(&measure("the engine's processor time a token (ms)"), [&format!("{spent:.2}"), "", ""], "");
     }
+}
+
+/// Seconds to the first token: of a bare start of vLLM, and of a swap.
+async fn swap() {
+    let Some(venv) = std::env::var_os("VLLAMA_TEST_VENV") else {
+        println!("skipped: swaps, since VLLAMA_TEST_VENV names no virtual environment");
+        return;
+    };
+    let mut times = swap::measure(Path::new(&venv)).await;
+    let [direct, vllama] = times.each_mut().map(|times| percentile(times, 50));
+    let measure = "first token after a swap, beside a bare start, median (s)";
+    row(measure, [&format!("{direct:.1}"), "", &format!("{vllama:.1}")], &format!("× {:.2}", vllama / direct));
+    println!("\nbare starts {:.1?}, swaps {:.1?}", times[0], times[1]);
 }
 
 async fn silent() {

@@ -68,6 +68,7 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         concurrency,
         max_model_len,
         keep_alive: _,
+        heartbeat: _,
         tool_parser,
         reasoning_parser,
         engine_frontend,
