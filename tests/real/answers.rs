@@ -28,7 +28,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
-    runner.test("the ollama package for Python works as its users expect", ollama_package(&vllama));
+    runner.test("the ollama and openai packages for Python work as their users expect", packages(&vllama));
     runner.test("health tells of a ready engine", health(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));
@@ -185,10 +185,11 @@ async fn hang_up(vllama: &Vllama, stream: bool) {
     println!("  free after {} ms, as its metrics tell", gone.elapsed().as_millis());
 }
 
-async fn ollama_package(vllama: &Vllama) {
+async fn packages(vllama: &Vllama) {
     let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
         println!(
-            "skipped: the ollama package, since VLLAMA_TEST_CLIENTS names no Python that has it; `make test` sets it"
+            "skipped: the ollama and openai packages, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` \
+             sets it"
         );
         return;
     };
