@@ -65,7 +65,7 @@ impl<'m> Prelude<'m> {
 
     /// The system prompt of a generation: the client's, or the model's where it brings none.
     #[must_use]
-    pub fn system<'a>(&'a self, request: &'a GenerateRequest<'a>) -> &'a str {
+    pub fn system_of<'a>(&'a self, request: &'a GenerateRequest<'a>) -> &'a str {
         if request.system.is_empty() { self.system } else { &request.system }
     }
 
@@ -79,7 +79,7 @@ impl<'m> Prelude<'m> {
         own: &'a [Message<'a>],
         request: &'a GenerateRequest<'a>,
     ) -> Result<Vec<Turn<'a>>, ApiError> {
-        let system = self.system(request);
+        let system = self.system_of(request);
         let own = if request.context.is_empty() { own } else { &[] };
         let prompt = Turn::new("user", &request.prompt, &request.images);
         Ok(spoken("system", system).into_iter().chain(turns(own, self.card)?).chain([prompt]).collect())
