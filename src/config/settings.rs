@@ -56,6 +56,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!("engine", ["VLLAMA_ENGINE"], "PROGRAM", "vllm, as found in PATH", "the vllm program"),
     setting!("engine-args", ["VLLAMA_ENGINE_ARGS"], "ARGS", "", "more arguments for `vllm serve`, last and verbatim"),
+    setting!(
+        "engine-frontend",
+        ["VLLAMA_ENGINE_FRONTEND"],
+        "NAME",
+        "auto",
+        "what answers an engine's requests: python, rust (no Anthropic messages, no responses) or auto"
+    ),
     setting!("cpu-cache", ["VLLAMA_CPU_CACHE"], "GIB", "by the memory that is free", "key/value cache on the CPU"),
     setting!("gpu-helper", ["VLLAMA_GPU_HELPER"], "PROGRAM", "vllama-gpu beside vllama", "reads NVML"),
     setting!(

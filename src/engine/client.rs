@@ -60,7 +60,8 @@ impl Client {
         Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default(), pulse: Arc::default() }) }
     }
 
-    /// Posts a JSON body to `path` and waits for the head of the answer: its status. Dropping the future or the answer's
+    /// Posts a JSON body to `path` and waits for the head of the answer: its status and its
+    /// content type. Dropping the future or the answer's
     /// body aborts the request.
     ///
     /// # Errors
@@ -136,6 +137,7 @@ impl Client {
             in_flight: None,
         });
         *response.status_mut() = head.status;
+        response.headers_mut().extend(head.content_type.map(|kind| (http::header::CONTENT_TYPE, kind)));
         Ok(response)
     }
 }

@@ -193,7 +193,7 @@ async fn rendered(
     own: &[Message<'_>],
     think: Option<think::Think>,
 ) -> Result<String, ApiError> {
-    let system = prelude.system(request);
+    let system = prelude.system_of(request);
     let own = if request.context.is_empty() { own } else { &[] };
     let values = go_template::Values {
         system: system.to_owned(),

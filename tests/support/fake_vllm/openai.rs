@@ -74,18 +74,24 @@ pub struct Job {
     pub replay: Option<(String, usize)>,
     /// The answer's tokens; where it stops by itself, the last one ends the sequence and has no text.
     pub tokens: Vec<Token>,
-    id: String,
+    /// Identity of the answer.
+    pub id: String,
     created: u64,
-    model: String,
-    prompt: Vec<Token>,
-    finish: &'static str,
-    stop_reason: Value,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The prompt's tokens.
+    pub prompt: Vec<Token>,
+    /// Why it ends.
+    pub finish: &'static str,
+    /// The stop string it ends at.
+    pub stop_reason: Value,
     usage: bool,
     continuous_usage: bool,
     token_ids: bool,
     logprobs: Option<usize>,
     request_metrics: bool,
-    prompt_token_details: bool,
+    /// Whether usage tells what came from the cache.
+    pub prompt_token_details: bool,
 }
 
 impl Job {
@@ -144,7 +150,9 @@ impl Job {
             if tools.is_empty() {
                 return Err(bad("`tools` must not be an empty list.".into(), "tools"));
             }
-            if !engine.arguments.tools {
+            let chooses =
+                matches!(body["tool_choice"].as_str(), None | Some("auto")) && !body["tool_choice"].is_object();
+            if chooses && !engine.arguments.tools {
                 let message =
                     "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set";
                 return Err(Refusal::new(400, "BadRequestError", message));
@@ -187,6 +195,11 @@ impl Job {
     /// Writes down in the engine's counters that the answer is complete.
     pub fn count(&self, engine: &Engine) {
         engine.finished[usize::from(self.finish == "length")].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When it came, in seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.created
     }
 
     /// Whether all events of tokens but the last differ in nothing but the text.
