@@ -22,5 +22,6 @@ mod models;
 mod plans;
 mod pulls;
 mod scheduling;
+mod sequences;
 mod shape;
 mod transcripts;

@@ -450,7 +450,8 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
             let message = "Cannot apply chat template to an empty conversation. Provide at least one message.";
             return Err(Refusal::new(400, "BadRequestError", message));
         }
-        let last = messages.iter().rev().find(|message| message["role"] == "user").map(answer::content);
+        let said = |message: &&Value| message["role"] == "user" || message["role"] == "tool";
+        let last = messages.iter().rev().find(said).map(answer::content);
         let generation = body["add_generation_prompt"].as_bool().unwrap_or(true);
         (vocabulary.tokens(&answer::render_chat(messages, generation)), last.unwrap_or_default())
     } else {

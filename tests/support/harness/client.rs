@@ -66,7 +66,7 @@ impl Request {
         }
         text.push_str("\r\n");
         let mut bytes = text.into_bytes();
-        bytes.extend(self.body.iter().flatten());
+        bytes.extend_from_slice(self.body.as_deref().unwrap_or_default());
         bytes
     }
 }

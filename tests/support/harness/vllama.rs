@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Answer, Client, Request};
-use super::{embedder, model, processes};
+use super::{embedder, model, processes, thinker};
 
 /// Longest wait for any state. Far above what is normal, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -416,6 +416,18 @@ impl Builder {
     /// Installs another model that claims to be this large, in bytes.
     pub fn with_sized_model(self, model: &str, tag: &str, size: u64) -> Self {
         model::install_sized(&self.path().join("models"), model, tag, size);
+        self
+    }
+
+    /// Installs an embedding model beside the one that is served.
+    pub fn with_embedder(self) -> Self {
+        embedder::install(&self.path().join("models"));
+        self
+    }
+
+    /// Installs a model that takes tools and thinks beside the one that is served.
+    pub fn with_thinker(self) -> Self {
+        thinker::install(&self.path().join("models"));
         self
     }
 
