@@ -6,6 +6,7 @@ mod harness;
 
 mod answers;
 mod blobs;
+mod cloud;
 mod command_line;
 mod deaths;
 mod edges;
@@ -24,4 +25,6 @@ mod pulls;
 mod scheduling;
 mod sequences;
 mod shape;
+mod thinking;
+mod tools;
 mod transcripts;
