@@ -151,4 +151,5 @@ sequences! {
     the_cli_pulls_what_it_lacks = "cli-pull";
     the_cli_lists_shows_and_stops = "cli-look";
     the_cli_creates_copies_saves_and_removes = "cli-create";
+    the_cli_signs_in_and_pushes = "cli-push";
 }

@@ -5,7 +5,6 @@ pub mod client;
 pub mod embedder;
 pub mod model;
 pub mod processes;
-pub mod thinker;
 pub mod vllama;
 
 pub use client::{Answer, Client, Framing, Request};

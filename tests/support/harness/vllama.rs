@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Answer, Client, Request};
-use super::{embedder, model, processes, thinker};
+use super::{embedder, model, processes};
 
 /// Longest wait for any state. Far above what is normal, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -445,9 +445,9 @@ impl Builder {
         self
     }
 
-    /// Installs a model that takes tools and thinks beside the one that is served.
+    /// Installs a model that calls functions, thinks and reads images beside the one that is served.
     pub fn with_thinker(self) -> Self {
-        thinker::install(&self.path().join("models"));
+        model::install_thinker(&self.path().join("models"));
         self
     }
 
