@@ -1,7 +1,8 @@
 //! What known clients send, one request after the other, and what each looks at in the answers (ollama-api §9, §13).
 //!
-//! The sequences are files in `tests/golden/clients`; its README says how they are written. All of them find the same
-//! models: one that chats, one that takes tools and thinks, one that makes vectors.
+//! Each runs over one connection, as clients keep theirs. The sequences are files in `tests/golden/clients`; its README
+//! says how they are written. All of them find the same models: one that chats, one that calls functions and thinks, one
+//! that makes vectors.
 
 mod check;
 mod script;
@@ -27,6 +28,7 @@ async fn world() -> (Vllama, PathBuf) {
 async fn replay(name: &str) {
     let script = Script::read(name);
     let (vllama, asked) = world().await;
+    let mut connection = vllama.client.connect().await.expect("a connection");
     let mut kept: BTreeMap<String, String> = BTreeMap::new();
     for step in &script.steps {
         let known = kept.clone();
@@ -34,8 +36,10 @@ async fn replay(name: &str) {
             known.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value))
         };
         let place = format!("{}.txt:{}: {} {}", script.name, step.line, step.method, step.path);
-        let attempt = async || {
-            let answer = vllama.client.request(&request(step, &fill)).await;
+        let mut attempt = async || {
+            let asked_for = request(step, &fill);
+            let answer = connection.ask(&asked_for).await.unwrap_or_else(|error| panic!("{place}: {error}"));
+            assert_eq!(answer.header("connection"), None, "{place}: the connection is kept");
             let content = content(&answer);
             let wrong = complaints(step, (&answer, &content), &asked, &fill);
             (content, wrong)

@@ -223,6 +223,13 @@ impl Client {
 }
 
 impl Exchange {
+    /// Sends the next request over the same connection and reads the whole answer.
+    pub async fn ask(&mut self, request: &Request) -> io::Result<Answer> {
+        self.write(&request.bytes()).await?;
+        self.method.clone_from(&request.method);
+        self.answer().await
+    }
+
     /// Sends bytes as they are.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.wire.get_mut().write_all(bytes).await?;
