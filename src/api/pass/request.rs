@@ -40,7 +40,11 @@ impl Request {
         Self::of(std::mem::take(&mut call.body)).map_err(PassError::from)
     }
 
-    fn of(body: Bytes) -> Result<Self, ApiError> {
+    /// The same of a body alone.
+    ///
+    /// # Errors
+    /// As [`Request::read`].
+    pub fn of(body: Bytes) -> Result<Self, ApiError> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(ApiError::BadJson("EOF".to_owned()));
         }
@@ -76,10 +80,13 @@ impl Request {
         (text != "null").then_some(text)
     }
 
-    /// Gives a member another value, or adds it. `value` is JSON.
+    /// Gives a member another value, the last one given, or adds it where there is none. `value` is JSON.
     pub fn set(&mut self, name: &str, value: &[u8]) {
         match self.members.place(name) {
-            Some(place) => self.edits.push((place.clone(), value.to_vec())),
+            Some(place) => {
+                self.edits.retain(|(other, _)| other != place);
+                self.edits.push((place.clone(), value.to_vec()));
+            }
             None => {
                 let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |place| place + 1);
                 // The object is never empty: it names a model.
@@ -101,7 +108,8 @@ impl Request {
     }
 
     /// The body for an engine that calls the model `served`.
-    fn spliced(mut self, served: &str) -> Bytes {
+    #[must_use]
+    pub fn spliced(mut self, served: &str) -> Bytes {
         if self.asked != served {
             self.set("model", &model_name::json(served));
         }
@@ -218,6 +226,7 @@ mod tests {
         request.put_first("b", b"no list");
         request.set("top_k", b"40");
         request.set("stop", br#"["x"]"#);
+        request.set("new", b"6");
         request.set("new", b"7");
         let expected =
             r#" {"top_k":40,"stop":["x"], "a" : [0,1.50, 2e3] , "model" : "m:latest" ,"b":{"model":"M"}, "new" : 7 } "#;
