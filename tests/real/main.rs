@@ -17,6 +17,7 @@ mod embeddings;
 mod load;
 mod models;
 mod plans;
+mod tools;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
     let groups: [(&str, Group); 6] = [
         ("plans", plans::run),
         ("answers", answers::run),
+        ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),

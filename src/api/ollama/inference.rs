@@ -134,7 +134,7 @@ async fn prepare_chat(app: &App, call: &Call) -> Result<Step, ApiError> {
     let stream = request.stream.unwrap_or(true);
     let common = run.common(Endpoint::Chat, stream, &options, response_format, false);
     let thinking = think::thinking(wishes.think, &model.card);
-    let body = request::chat(common, &turns, tools, thinking, wishes.logprobs);
+    let body = request::chat(common, &turns, tools.as_deref(), thinking, wishes.logprobs);
     let asked = Asked { shape: Shape::Chat, model: asked, logprobs: wishes.logprobs, context: false };
     let question = run.question(&asked, Endpoint::Chat, stream, body);
     Ok(Step::Ask(run, Box::new(question)))
