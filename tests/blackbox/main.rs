@@ -11,6 +11,7 @@ mod command_line;
 mod deaths;
 mod edges;
 mod embeddings;
+mod errors;
 mod fake_engine;
 mod health;
 mod import;
