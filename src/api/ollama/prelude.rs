@@ -54,8 +54,7 @@ impl<'m> Prelude<'m> {
         begun: bool,
     ) -> Result<Vec<Turn<'a>>, ApiError> {
         let system = if begun { "" } else { self.system };
-        let rest = turns(messages, self.card)?;
-        Ok(spoken("system", system).into_iter().chain(rest).collect())
+        Ok(spoken("system", system).into_iter().chain(turns(messages, self.card)?).collect())
     }
 
     /// The system prompt; empty when there is none.
