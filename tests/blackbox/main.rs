@@ -24,6 +24,7 @@ mod models;
 mod openai;
 mod passing;
 mod plans;
+mod prompts;
 mod pulls;
 mod scheduling;
 mod sequences;

@@ -184,6 +184,24 @@ async fn hang_up(vllama: &Vllama, stream: bool) {
     println!("  free after {} ms, as its metrics tell", gone.elapsed().as_millis());
 }
 
+/// Runs the tests of `tests/clients` whose files match.
+pub(crate) async fn packages(vllama: &Vllama, files: &str) {
+    let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
+        println!(
+            "skipped: the ollama and openai packages, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` \
+             sets it"
+        );
+        return;
+    };
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+    let status = std::process::Command::new(python)
+        .args(["-m", "unittest", "discover", "-v", "-s", tests, "-p", files])
+        .env("OLLAMA_HOST", vllama.address.to_string())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
 async fn health(vllama: &Vllama) {
     let health = vllama.health().await;
     assert_eq!((&health["status"], &health["engine"]["state"]), (&json!("ok"), &json!("ready")));
