@@ -28,7 +28,6 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
-    runner.test("the ollama and openai packages for Python work as their users expect", packages(&vllama, "test_*.py"));
     runner.test("health tells of a ready engine", health(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::answers::packages;
 use crate::harness::Vllama;
-use crate::{Ground, MODEL, Runner};
+use crate::{Ground, MODEL, Runner, clients};
 
 const CALLER: &str = "caller:135m";
 
@@ -45,6 +45,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("log-probabilities are complete where a call hides the text", logprobs(&vllama));
     runner.test("thoughts are parted from the answer, and kept away when not wanted", thoughts(&vllama));
     runner.test("a schema keeps its order where the model could think", schema(&vllama));
+    clients::calling(runner, &vllama);
 }
 
 /// The default model's checkpoint with the template above.
