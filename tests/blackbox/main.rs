@@ -5,6 +5,7 @@
 mod harness;
 
 mod answers;
+mod anthropic;
 mod blobs;
 mod command_line;
 mod deaths;

@@ -32,7 +32,7 @@ pub static ROUTES: &[Route] = &[
 
 const POST: &[Method] = &[Method::POST];
 
-fn refuse(status: StatusCode, text: &str) -> Reply {
+fn refuse(status: StatusCode, text: &str, _request_id: &str) -> Reply {
     error::refuse(status, text)
 }
 

@@ -17,6 +17,7 @@ use crate::api::ollama::error::ApiError;
 use crate::api::ollama::names::Wanted;
 use crate::api::{App, Body, Call, Reply};
 use crate::model::Installed;
+use crate::scheduler::Lease;
 use crate::telemetry::Facts;
 
 /// A body whose model is known, with what is to be changed in it.
@@ -40,7 +41,11 @@ impl Request {
         Self::of(std::mem::take(&mut call.body)).map_err(PassError::from)
     }
 
-    fn of(body: Bytes) -> Result<Self, ApiError> {
+    /// Looks for the model's name in a body.
+    ///
+    /// # Errors
+    /// As [`Request::read`].
+    pub fn of(body: Bytes) -> Result<Self, ApiError> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(ApiError::BadJson("EOF".to_owned()));
         }
@@ -78,7 +83,8 @@ impl Request {
     }
 
     /// The body for an engine that calls the model `served`.
-    fn spliced(mut self, served: &str) -> Bytes {
+    #[must_use]
+    pub fn spliced(mut self, served: &str) -> Bytes {
         if self.asked != served {
             self.edits.push((self.place, model_name::json(served)));
         }
@@ -113,6 +119,20 @@ impl Request {
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
         let lease = app.scheduler.lease(model, None).await.map_err(ApiError::from)?;
+        self.over(lease, call, path, dialect).await
+    }
+
+    /// As [`Request::pass`], over a lease that is here already.
+    ///
+    /// # Errors
+    /// What goes wrong before the answer has begun.
+    pub async fn over(
+        self,
+        lease: Lease,
+        call: Call,
+        path: &'static str,
+        dialect: &'static Dialect,
+    ) -> Result<Reply, PassError> {
         let served = lease.served_name().to_owned();
         let asked = self.asked.clone();
         let answer = lease.post(path, self.spliced(&served), &call.request_id).await.map_err(ApiError::from)?;

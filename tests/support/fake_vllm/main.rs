@@ -38,6 +38,7 @@ mod arguments;
 mod embeddings;
 mod engine;
 mod fault;
+mod messages;
 mod metrics;
 mod openai;
 mod processes;

@@ -74,18 +74,24 @@ pub struct Job {
     pub replay: Option<(String, usize)>,
     /// The answer's tokens; where it stops by itself, the last one ends the sequence and has no text.
     pub tokens: Vec<Token>,
-    id: String,
+    /// Identity of the answer.
+    pub id: String,
     created: u64,
-    model: String,
-    prompt: Vec<Token>,
-    finish: &'static str,
-    stop_reason: Value,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The prompt's tokens.
+    pub prompt: Vec<Token>,
+    /// Why it ends.
+    pub finish: &'static str,
+    /// The stop string it ends at.
+    pub stop_reason: Value,
     usage: bool,
     continuous_usage: bool,
     token_ids: bool,
     logprobs: Option<usize>,
     request_metrics: bool,
-    prompt_token_details: bool,
+    /// Whether usage tells what came from the cache.
+    pub prompt_token_details: bool,
 }
 
 impl Job {

@@ -1,0 +1,128 @@
+//! The tools of a request: those that only Anthropic's servers have are left out, since vLLM refuses what has no schema.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::members::{Members, elements, list, parsed, said};
+use crate::api::ollama::error::ApiError;
+use crate::api::ollama::json::Text;
+
+#[derive(Deserialize)]
+struct Tool<'a> {
+    #[serde(borrow, default)]
+    r#type: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    name: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    input_schema: Option<&'a RawValue>,
+}
+
+impl Tool<'_> {
+    /// Whether it is known by its type alone, such as `web_search_20250305`.
+    fn is_built_in(&self) -> bool {
+        self.input_schema.is_none() && self.r#type.as_deref().is_some_and(|kind| kind != "custom")
+    }
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    r#type: Option<Text<'a>>,
+}
+
+/// What is to become of a request's tools.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Tools {
+    /// There are none.
+    Absent,
+    /// They stay as they came.
+    Same,
+    /// These take their place; JSON.
+    Others(Vec<u8>),
+}
+
+impl Tools {
+    /// Looks at them.
+    ///
+    /// # Errors
+    /// [`ApiError::NotSupported`] when all of them are built in, [`ApiError::BadJson`] for what is no tool.
+    pub fn of(tools: Option<&RawValue>) -> Result<Self, ApiError> {
+        let Some(raw) = said(tools) else { return Ok(Self::Absent) };
+        let Some(all) = elements(raw, "tools")? else { return Ok(Self::Same) };
+        let mut kept = Vec::with_capacity(all.len());
+        let mut left_out = None;
+        for raw in &all {
+            let tool: Tool = parsed(raw.get().as_bytes(), "tools")?;
+            if tool.is_built_in() {
+                left_out = left_out.or(tool.name.or(tool.r#type));
+            } else {
+                kept.push(raw.get().as_bytes());
+            }
+        }
+        match left_out {
+            None if all.is_empty() => Ok(Self::Absent),
+            None => Ok(Self::Same),
+            Some(name) if kept.is_empty() => Err(ApiError::NotSupported(format!(
+                "the built-in tool {:?} runs on Anthropic's servers and is not available here; describe a tool of your own \
+                 with input_schema",
+                &*name
+            ))),
+            Some(_) => Ok(Self::Others(list(kept))),
+        }
+    }
+}
+
+/// Whether the model is free to call a tool or not, which takes a chat template that knows tools. A call that is forced is
+/// made by the engine's grammar, whatever the template; `none` calls nothing.
+pub fn free_choice(members: &Members<'_>) -> bool {
+    let choice = said(members.tool_choice).and_then(|raw| serde_json::from_str::<Choice>(raw.get()).ok());
+    let kind = choice.and_then(|choice| choice.r#type);
+    kind.is_none_or(|kind| &*kind == "auto")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tools(json: &str) -> Result<Tools, ApiError> {
+        let raw = RawValue::from_string(json.to_owned()).expect("the test's JSON");
+        Tools::of(Some(&raw))
+    }
+
+    const OWN: &str = r#"{"name":"f", "input_schema":{"type":"object"},"cache_control":{"type":"ephemeral"}}"#;
+    const SEARCH: &str = r#"{"type":"web_search_20250305","name":"web_search","max_uses":8}"#;
+
+    #[test]
+    fn tools_that_only_anthropic_has_are_left_out() {
+        assert_eq!(tools(&format!("[{OWN}]")), Ok(Tools::Same));
+        let custom = r#"[{"type":"custom","name":"f","input_schema":{}}]"#;
+        assert_eq!(tools(custom), Ok(Tools::Same));
+        assert_eq!(tools(&format!("[{SEARCH},{OWN}]")), Ok(Tools::Others(format!("[{OWN}]").into_bytes())));
+        assert_eq!(tools("[]"), Ok(Tools::Absent));
+        assert_eq!(tools("null"), Ok(Tools::Absent));
+        assert_eq!(Tools::of(None), Ok(Tools::Absent));
+        // vLLM says what is wrong with it.
+        assert_eq!(tools(r#"[{"name":"f"}]"#), Ok(Tools::Same));
+    }
+
+    #[test]
+    fn a_request_for_nothing_but_such_tools_is_refused() {
+        let error = tools(&format!("[{SEARCH}]")).expect_err("a refusal").to_string();
+        assert!(error.starts_with("the built-in tool \"web_search\" runs on Anthropic's servers"), "{error}");
+    }
+
+    #[test]
+    fn only_a_free_choice_needs_a_model_that_knows_tools() {
+        for (choice, free) in [
+            ("null", true),
+            (r#"{"type":"auto"}"#, true),
+            (r#"{"type":"any"}"#, false),
+            (r#"{"type":"tool","name":"f"}"#, false),
+            (r#"{"type":"none"}"#, false),
+        ] {
+            let body = format!(r#"{{"tool_choice":{choice}}}"#);
+            let members = Members::read(body.as_bytes()).expect("members");
+            assert_eq!(free_choice(&members), free, "{choice}");
+        }
+    }
+}
