@@ -2,12 +2,11 @@
 //! such blocks (ollama-api §11), and so does vllama.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::members::{elements, list, parsed, place, said};
+use super::json::{elements, json, list, parsed};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::json::Text;
 
@@ -56,71 +55,69 @@ struct TextBlock<'a> {
     text: &'a str,
 }
 
-/// Bytes to put in the place of a part of the body.
-pub type Edit = (Range<usize>, Vec<u8>);
-
 /// The messages of a request.
 #[derive(Debug)]
-pub struct Messages<'a> {
-    body: &'a [u8],
-    elements: Vec<&'a RawValue>,
-}
+pub struct Messages<'a>(Vec<&'a RawValue>);
 
 impl<'a> Messages<'a> {
-    /// Reads the list of messages that stands in `body`.
+    /// Reads the list of messages, which is JSON.
     ///
     /// # Errors
     /// [`ApiError::Required`] when there are none, [`ApiError::BadJson`] when they are no list.
-    pub fn read(body: &'a [u8], messages: Option<&'a RawValue>) -> Result<Self, ApiError> {
+    pub fn read(messages: Option<&'a str>) -> Result<Self, ApiError> {
         let required = ApiError::Required("messages is required");
-        let messages = said(messages).ok_or(required.clone())?;
+        let Some(messages) = messages else { return Err(required) };
         let elements = elements(messages, "messages")?;
         let elements = elements.ok_or_else(|| ApiError::BadJson("messages: expected a list".to_owned()))?;
-        if elements.is_empty() { Err(required) } else { Ok(Self { body, elements }) }
-    }
-
-    /// Where the first one stands in the body.
-    pub fn start(&self) -> usize {
-        self.elements.first().map_or(0, |message| place(self.body, message).start)
+        if elements.is_empty() { Err(required) } else { Ok(Self(elements)) }
     }
 
     /// Whether the first one is a system prompt.
     pub fn begin_with_system(&self) -> bool {
-        let first = self.elements.first().and_then(|message| serde_json::from_str::<Message>(message.get()).ok());
+        let first = self.0.first().and_then(|message| serde_json::from_str::<Message>(message.get()).ok());
         first.and_then(|message| message.role).is_some_and(|role| role.get() == "\"system\"")
     }
 
-    /// What is to be put in the place of what vLLM would refuse.
+    /// The list without what vLLM would refuse; `None` where that is all of it.
     ///
     /// # Errors
     /// [`ApiError::NotSupported`] for an image that is not in the request itself, [`ApiError::BadJson`] for what is no
     /// message.
-    pub fn edits(&self) -> Result<Vec<Edit>, ApiError> {
-        let mut edits = Vec::new();
-        for message in &self.elements {
-            let Message { content, .. } = parsed(message.get().as_bytes(), "messages")?;
-            let Some(content) = content else { continue };
-            if let Some(blocks) = edited(content)? {
-                edits.push((place(self.body, content), blocks));
+    pub fn without_unknown(&self) -> Result<Option<String>, ApiError> {
+        let mut same = true;
+        let mut messages = Vec::with_capacity(self.0.len());
+        for message in &self.0 {
+            let raw = message.get();
+            let Message { content, .. } = parsed(raw, "messages")?;
+            match content.map(known_blocks).transpose()?.flatten().zip(content) {
+                None => messages.push(Cow::Borrowed(raw)),
+                Some((blocks, content)) => {
+                    same = false;
+                    // The content is a piece of the message.
+                    let start = content.get().as_ptr() as usize - raw.as_ptr() as usize;
+                    let end = start + content.get().len();
+                    messages.push(Cow::Owned([&raw[..start], &blocks, &raw[end..]].concat()));
+                }
             }
         }
-        Ok(edits)
+        Ok((!same).then(|| list(messages)))
     }
 }
 
-/// The blocks without what vLLM would refuse; `None` where that is all of them.
-fn edited(content: &RawValue) -> Result<Option<Vec<u8>>, ApiError> {
-    let Some(blocks) = elements(content, "messages")? else { return Ok(None) };
+/// The blocks of a message without what vLLM would refuse; `None` where that is all of them.
+fn known_blocks(content: &RawValue) -> Result<Option<String>, ApiError> {
+    let Some(blocks) = elements(content.get(), "messages")? else { return Ok(None) };
     let mut kept = Vec::with_capacity(blocks.len());
     let mut same = true;
     for raw in blocks {
-        let block: Block = parsed(raw.get().as_bytes(), "messages: content")?;
+        let raw = raw.get();
+        let block: Block = parsed(raw, "messages: content")?;
         match block.r#type.as_deref() {
             // vLLM's own words say what is missing.
-            None => kept.push(Cow::Borrowed(raw.get().as_bytes())),
+            None => kept.push(Cow::Borrowed(raw)),
             Some(kind) if KNOWN.contains(&kind) => {
                 check_images(kind, &block)?;
-                kept.push(Cow::Borrowed(raw.get().as_bytes()));
+                kept.push(Cow::Borrowed(raw));
             }
             Some(kind) => {
                 same = false;
@@ -128,15 +125,15 @@ fn edited(content: &RawValue) -> Result<Option<Vec<u8>>, ApiError> {
             }
         }
     }
-    Ok((!same).then(|| list(kept.iter().map(|block| &**block))))
+    Ok((!same).then(|| list(kept)))
 }
 
 /// A document that is plain text, as a block of text.
-fn document(kind: &str, block: &Block<'_>) -> Option<Vec<u8>> {
+fn document(kind: &str, block: &Block<'_>) -> Option<String> {
     let source = block.source.filter(|_| kind == "document")?;
     let source: Source = serde_json::from_str(source.get()).ok()?;
     let text = source.data.filter(|_| source.r#type.as_deref() == Some("text"))?;
-    serde_json::to_vec(&TextBlock { r#type: "text", text: &text }).ok()
+    Some(json(&TextBlock { r#type: "text", text: &text }))
 }
 
 /// An image has to be in the request: an engine that fetched it would let clients look into the network it is in.
@@ -145,10 +142,10 @@ fn check_images(kind: &str, block: &Block<'_>) -> Result<(), ApiError> {
         "image" => check_source(block.source),
         "tool_result" => {
             let Some(content) = block.content else { return Ok(()) };
-            for raw in elements(content, "messages: content")?.unwrap_or_default() {
+            for raw in elements(content.get(), "messages: content")?.unwrap_or_default() {
                 // What is no object the engine leaves out.
                 if raw.get().starts_with('{') {
-                    let item: Block = parsed(raw.get().as_bytes(), "messages: content")?;
+                    let item: Block = parsed(raw.get(), "messages: content")?;
                     if item.r#type.as_deref() == Some("image") {
                         check_source(item.source)?;
                     }
@@ -162,7 +159,7 @@ fn check_images(kind: &str, block: &Block<'_>) -> Result<(), ApiError> {
 
 fn check_source(source: Option<&RawValue>) -> Result<(), ApiError> {
     let Some(source) = source else { return Ok(()) };
-    let source: Source = parsed(source.get().as_bytes(), "messages: source")?;
+    let source: Source = parsed(source.get(), "messages: source")?;
     match source.r#type.as_deref() {
         None | Some("base64") => Ok(()),
         Some(_) => {
@@ -177,16 +174,11 @@ mod tests {
     use super::*;
 
     fn edited(content: &str) -> Result<String, String> {
-        let body = format!(r#"{{"messages": [{{"role":"user" , "content":{content}}}]}}"#);
-        let members = super::super::members::Members::read(body.as_bytes()).map_err(|error| error.to_string())?;
-        let messages = Messages::read(body.as_bytes(), members.messages).map_err(|error| error.to_string())?;
-        let edits = messages.edits().map_err(|error| error.to_string())?;
-        let mut out = body.clone();
-        for (range, text) in edits.into_iter().rev() {
-            out.replace_range(range, std::str::from_utf8(&text).expect("text"));
-        }
-        let start = out.find(r#""content":"#).expect("content") + r#""content":"#.len();
-        Ok(out[start..out.len() - "}]}".len()].to_owned())
+        let messages = format!(r#"[{{"role":"user" , "content":{content}}}]"#);
+        let read = Messages::read(Some(&messages)).map_err(|error| error.to_string())?;
+        let told = read.without_unknown().map_err(|error| error.to_string())?.unwrap_or_else(|| messages.clone());
+        let content = told.strip_prefix(r#"[{"role":"user" , "content":"#).and_then(|rest| rest.strip_suffix("}]"));
+        Ok(content.expect("the rest as it came").to_owned())
     }
 
     #[test]

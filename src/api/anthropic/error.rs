@@ -37,7 +37,7 @@ pub fn refuse(status: StatusCode, text: &str, id: &str) -> Reply {
 
 /// The event that ends a stream which has begun. The identity of the request is in the headers.
 #[must_use]
-pub fn event(told: &Told) -> Vec<u8> {
+pub fn event(told: &Told, _events: u64) -> Vec<u8> {
     [b"event: error\ndata: ", &object(told.status, &told.message, None)[..], b"\n\n"].concat()
 }
 
@@ -145,7 +145,7 @@ mod tests {
         let told =
             Told { status: StatusCode::INTERNAL_SERVER_ERROR, message: "a\n\"b\"".into(), param: None, code: None };
         let expected = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"a\\n\\\"b\\\"\"}}\n\n";
-        assert_eq!(String::from_utf8(event(&told)).as_deref(), Ok(expected));
+        assert_eq!(String::from_utf8(event(&told, 3)).as_deref(), Ok(expected));
     }
 
     #[test]

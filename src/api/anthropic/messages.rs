@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error;
 use super::routes::{COUNT_TOKENS, MESSAGES};
-use super::shape::{Asked, Route};
+use super::shape::{self, Route};
 use crate::api::ollama::error::ApiError;
 use crate::api::pass::{Dialect, Meaning, PassError, Request, find};
 use crate::api::{App, Call, Reply};
@@ -31,20 +31,17 @@ pub async fn count_tokens(app: Arc<App>, call: Call) -> Result<Reply, PassError>
 
 async fn pass(app: &App, mut call: Call, route: Route, path: &'static str) -> Result<Reply, PassError> {
     let mut request = Request::read(&mut call)?;
-    let body = request.body().clone();
-    let lease = {
-        let asked = Asked::read(&body, route)?;
-        let model = find(app, &call, request.asked())?;
-        if !model.card.can(Capability::Completion) {
-            return Err(ApiError::Unable(format!("{:?}", request.asked()), "chat").into());
-        }
-        asked.shape(&mut request, &model)?;
-        let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
-        asked.limit(&mut request, lease.max_model_len());
-        lease
-    };
-    drop(body);
-    request.over(lease, call, path, &DIALECT).await
+    shape::check(&request, route)?;
+    let model = find(app, &call, request.asked())?;
+    if !model.card.can(Capability::Completion) {
+        return Err(ApiError::Unable(format!("{:?}", request.asked()), "chat").into());
+    }
+    shape::shape(&mut request, &model, route)?;
+    let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
+    if route == Route::Messages {
+        shape::limit(&mut request, lease.max_model_len());
+    }
+    request.pass_over(lease, call, path, &DIALECT).await
 }
 
 fn meaning(name: &[u8], _data: &[u8]) -> Meaning {

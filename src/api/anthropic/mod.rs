@@ -6,7 +6,7 @@
 
 mod content;
 pub mod error;
-mod members;
+mod json;
 pub mod messages;
 pub mod routes;
 mod shape;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
-use crate::model::{Card, Manifest, ModelName};
+use crate::model::{Card, Manifest, ModelName, Overlay};
 
 fn model(capabilities: &[Capability], overlay: Overlay) -> Installed {
     Installed {
@@ -21,11 +21,12 @@ fn model(capabilities: &[Capability], overlay: Overlay) -> Installed {
 }
 
 fn shaped_for(body: &str, model: &Installed, route: Route) -> Result<String, ApiError> {
-    let body = Bytes::from(body.to_owned());
-    let mut request = Request::of(body.clone())?;
-    let asked = Asked::read(&body, route)?;
-    asked.shape(&mut request, model)?;
-    asked.limit(&mut request, 8192);
+    let mut request = Request::of(Bytes::from(body.to_owned()))?;
+    check(&request, route)?;
+    shape(&mut request, model, route)?;
+    if route == Route::Messages {
+        limit(&mut request, 8192);
+    }
     Ok(String::from_utf8(request.spliced("m:latest").to_vec()).expect("text"))
 }
 
@@ -126,11 +127,4 @@ fn what_a_model_was_made_with_holds_where_the_request_is_silent() {
     assert!(told.contains(r#""system":"You are Mario.","temperature":0.5,"top_k":1,"stop_sequences":[],"#), "{told}");
     let inside = r#"{"model":"m:latest","max_tokens":1,"messages":[{"role":"system","content":"Be brief."}]}"#;
     assert!(!shaped_for(inside, &mario, Route::Messages).expect("a request").contains("Mario"));
-}
-
-#[test]
-fn a_member_that_stands_twice_is_refused() {
-    let body = r#"{"model":"m","max_tokens":1,"messages":[{}],"messages":[{}]}"#;
-    let error = shaped(body).expect_err("a refusal").to_string();
-    assert!(error.contains("duplicate field `messages`"), "{error}");
 }

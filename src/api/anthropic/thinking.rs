@@ -4,111 +4,108 @@
 //! model's parser cannot keep to. Models that cannot think are told nothing of it: Claude Code always asks.
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
-use super::members::{Members, said};
+use super::json::json;
 use crate::api::ollama::json::Text;
 use crate::api::ollama::think::{Think, thinking};
+use crate::api::pass::Request;
 use crate::model::{Capability, Card};
 
 #[derive(Deserialize)]
-struct Thinking<'a> {
+struct Asked<'a> {
     #[serde(borrow, default)]
     r#type: Option<Text<'a>>,
 }
 
-#[derive(Deserialize)]
-struct OutputConfig<'a> {
-    #[serde(borrow, default)]
-    effort: Option<&'a RawValue>,
-}
-
-/// What is to be changed.
-#[derive(Debug, Default)]
-pub struct Change<'a> {
-    /// The request's `thinking` is to be `null`.
-    pub silenced: bool,
-    /// `chat_template_kwargs`, where the request has none; JSON.
-    pub template: Option<Vec<u8>>,
-    /// The effort, where it stands, and the one the model knows; JSON.
-    pub effort: Option<(&'a RawValue, &'static [u8])>,
-}
-
-/// Decides what is to be changed for a model of this card.
-#[must_use]
-pub fn change<'a>(members: &Members<'a>, card: &Card) -> Change<'a> {
-    let asked = said(members.thinking);
-    if !card.can(Capability::Thinking) {
-        return Change { silenced: asked.is_some(), ..Change::default() };
-    }
-    let kind = asked.and_then(|raw| serde_json::from_str::<Thinking>(raw.get()).ok()).and_then(|asked| asked.r#type);
+/// Puts what a request says about thinking to a model of this card.
+pub fn put(request: &mut Request, card: &Card) {
+    let asked = request.member("thinking");
+    let kind = asked.and_then(|json| serde_json::from_str::<Asked>(json).ok()).and_then(|asked| asked.r#type);
     let off = kind.as_deref() == Some("disabled");
+    let thinks = card.can(Capability::Thinking);
+    // vLLM knows by itself what keeps a model from thinking.
+    let silenced = asked.is_some() && !(thinks && off);
+    if silenced {
+        request.set("thinking", b"null");
+    }
+    if !thinks {
+        return;
+    }
     let think = if off { Think::Off } else { Think::On };
-    let template = thinking(Some(think), card).template.filter(|_| said(members.chat_template_kwargs).is_none());
-    Change {
-        // vLLM knows by itself what keeps a model from thinking.
-        silenced: asked.is_some() && !off,
-        template: template.and_then(|switch| serde_json::to_vec(&switch).ok()),
-        effort: effort(members, card),
+    // Whoever sends variables for the template knows it better.
+    if let Some(switch) = thinking(Some(think), card).template
+        && request.member("chat_template_kwargs").is_none()
+    {
+        request.set("chat_template_kwargs", json(&switch).as_bytes());
+    }
+    if card.family == "gpt_oss" {
+        limit_effort(request);
     }
 }
 
 /// gpt-oss knows three efforts, and vLLM refuses others.
-fn effort<'a>(members: &Members<'a>, card: &Card) -> Option<(&'a RawValue, &'static [u8])> {
-    let config: OutputConfig = serde_json::from_str(said(members.output_config)?.get()).ok()?;
-    let effort = config.effort.filter(|_| card.family == "gpt_oss")?;
-    matches!(effort.get(), r#""xhigh""# | r#""max""#).then_some((effort, br#""high""#))
+fn limit_effort(request: &mut Request) {
+    let config = request.member("output_config");
+    let Some(mut config) = config.and_then(|json| serde_json::from_str::<Map<String, Value>>(json).ok()) else {
+        return;
+    };
+    if matches!(config.get("effort").and_then(Value::as_str), Some("xhigh" | "max")) {
+        config.insert("effort".to_owned(), Value::from("high"));
+        request.set("output_config", json(&config).as_bytes());
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    fn told(body: &str, card: &Card) -> String {
+        let body = format!(r#"{{"model":"m"{body}}}"#);
+        let mut request = Request::of(Bytes::from(body)).expect("a request");
+        put(&mut request, card);
+        String::from_utf8(request.spliced("m").to_vec()).expect("text")
+    }
 
     fn thinker(family: &str) -> Card {
         let capabilities = vec![Capability::Completion, Capability::Thinking];
         Card { family: family.to_owned(), capabilities, ..Card::default() }
     }
 
-    fn decided(body: &str, card: &Card) -> (bool, Option<String>, Option<String>) {
-        let members = Members::read(body.as_bytes()).expect("members");
-        let Change { silenced, template, effort } = change(&members, card);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (silenced, template.as_deref().map(text), effort.map(|(_, effort)| text(effort)))
-    }
-
-    const ENABLED: &str = r#"{"thinking":{"type":"enabled","budget_tokens":31999}}"#;
+    const ON: &str = r#"{"chat_template_kwargs":{"enable_thinking":true,"thinking":true},"model":"m""#;
+    const OFF: &str = r#"{"chat_template_kwargs":{"enable_thinking":false,"thinking":false},"model":"m""#;
 
     #[test]
     fn a_model_that_cannot_think_is_told_nothing() {
         let card = Card { capabilities: vec![Capability::Completion], ..Card::default() };
         for kind in ["enabled", "disabled", "adaptive", "brand_new"] {
-            let body = format!(r#"{{"thinking":{{"type":"{kind}"}}}}"#);
-            assert_eq!(decided(&body, &card), (true, None, None));
+            let body = format!(r#","thinking":{{"type":"{kind}"}}"#);
+            assert_eq!(told(&body, &card), r#"{"model":"m","thinking":null}"#);
         }
-        assert_eq!(decided(r#"{"thinking":null}"#, &card), (false, None, None));
-        assert_eq!(decided("{}", &card), (false, None, None));
+        assert_eq!(told("", &card), r#"{"model":"m"}"#);
     }
 
     #[test]
     fn a_model_that_thinks_does_unless_it_is_told_not_to() {
-        let on = Some(r#"{"enable_thinking":true,"thinking":true}"#.to_owned());
-        let off = Some(r#"{"enable_thinking":false,"thinking":false}"#.to_owned());
         let card = thinker("qwen3");
-        assert_eq!(decided(ENABLED, &card), (true, on.clone(), None));
-        assert_eq!(decided("{}", &card), (false, on.clone(), None));
-        assert_eq!(decided(r#"{"thinking":{"type":"adaptive"}}"#, &card), (true, on, None));
-        assert_eq!(decided(r#"{"thinking":{"type":"disabled"}}"#, &card), (false, off, None));
-        let own = r#"{"chat_template_kwargs":{"enable_thinking":false}}"#;
-        assert_eq!(decided(own, &card), (false, None, None));
+        assert_eq!(told("", &card), format!("{ON}}}"));
+        for asked in [r#"{"type":"enabled","budget_tokens":31999}"#, r#"{"type":"adaptive"}"#, r#"{"type":"new"}"#] {
+            assert_eq!(told(&format!(r#","thinking":{asked}"#), &card), format!(r#"{ON},"thinking":null}}"#));
+        }
+        let disabled = r#","thinking":{"type":"disabled"}"#;
+        assert_eq!(told(disabled, &card), format!("{OFF}{disabled}}}"));
+        let own = r#","chat_template_kwargs":{"enable_thinking":false}"#;
+        assert_eq!(told(own, &card), format!(r#"{{"model":"m"{own}}}"#));
     }
 
     #[test]
     fn gpt_oss_gets_an_effort_it_knows() {
-        let card = thinker("gpt_oss");
-        for (effort, known) in [("max", Some("\"high\"")), ("xhigh", Some("\"high\"")), ("low", None)] {
-            let body = format!(r#"{{"output_config":{{"effort":"{effort}"}}}}"#);
-            assert_eq!(decided(&body, &card), (false, None, known.map(str::to_owned)));
+        let body = |effort: &str| format!(r#","output_config":{{"effort":"{effort}","format":null}}"#);
+        for (asked, known) in [("max", "high"), ("xhigh", "high"), ("low", "low")] {
+            assert_eq!(told(&body(asked), &thinker("gpt_oss")), format!(r#"{{"model":"m"{}}}"#, body(known)));
         }
-        assert_eq!(decided(r#"{"output_config":{"effort":"max"}}"#, &thinker("qwen3")).2, None);
+        assert!(told(&body("max"), &thinker("qwen3")).contains(r#""effort":"max""#));
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::members::{Members, elements, list, parsed, said};
+use super::json::{elements, list, parsed};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::json::Text;
 
@@ -38,7 +38,7 @@ pub enum Tools {
     /// They stay as they came.
     Same,
     /// These take their place; JSON.
-    Others(Vec<u8>),
+    Others(String),
 }
 
 impl Tools {
@@ -46,17 +46,17 @@ impl Tools {
     ///
     /// # Errors
     /// [`ApiError::NotSupported`] when all of them are built in, [`ApiError::BadJson`] for what is no tool.
-    pub fn of(tools: Option<&RawValue>) -> Result<Self, ApiError> {
-        let Some(raw) = said(tools) else { return Ok(Self::Absent) };
+    pub fn of(tools: Option<&str>) -> Result<Self, ApiError> {
+        let Some(raw) = tools else { return Ok(Self::Absent) };
         let Some(all) = elements(raw, "tools")? else { return Ok(Self::Same) };
         let mut kept = Vec::with_capacity(all.len());
         let mut left_out = None;
         for raw in &all {
-            let tool: Tool = parsed(raw.get().as_bytes(), "tools")?;
+            let tool: Tool = parsed(raw.get(), "tools")?;
             if tool.is_built_in() {
                 left_out = left_out.or(tool.name.or(tool.r#type));
             } else {
-                kept.push(raw.get().as_bytes());
+                kept.push(raw.get());
             }
         }
         match left_out {
@@ -73,9 +73,9 @@ impl Tools {
 }
 
 /// Whether the model is free to call a tool or not, which takes a chat template that knows tools. A call that is forced is
-/// made by the engine's grammar, whatever the template; `none` calls nothing.
-pub fn free_choice(members: &Members<'_>) -> bool {
-    let choice = said(members.tool_choice).and_then(|raw| serde_json::from_str::<Choice>(raw.get()).ok());
+/// made by the engine's grammar, whatever the template; `none` calls nothing. `choice` is the request's `tool_choice`.
+pub fn is_free(choice: Option<&str>) -> bool {
+    let choice = choice.and_then(|json| serde_json::from_str::<Choice>(json).ok());
     let kind = choice.and_then(|choice| choice.r#type);
     kind.is_none_or(|kind| &*kind == "auto")
 }
@@ -85,8 +85,7 @@ mod tests {
     use super::*;
 
     fn tools(json: &str) -> Result<Tools, ApiError> {
-        let raw = RawValue::from_string(json.to_owned()).expect("the test's JSON");
-        Tools::of(Some(&raw))
+        Tools::of(Some(json))
     }
 
     const OWN: &str = r#"{"name":"f", "input_schema":{"type":"object"},"cache_control":{"type":"ephemeral"}}"#;
@@ -97,9 +96,8 @@ mod tests {
         assert_eq!(tools(&format!("[{OWN}]")), Ok(Tools::Same));
         let custom = r#"[{"type":"custom","name":"f","input_schema":{}}]"#;
         assert_eq!(tools(custom), Ok(Tools::Same));
-        assert_eq!(tools(&format!("[{SEARCH},{OWN}]")), Ok(Tools::Others(format!("[{OWN}]").into_bytes())));
+        assert_eq!(tools(&format!("[{SEARCH},{OWN}]")), Ok(Tools::Others(format!("[{OWN}]"))));
         assert_eq!(tools("[]"), Ok(Tools::Absent));
-        assert_eq!(tools("null"), Ok(Tools::Absent));
         assert_eq!(Tools::of(None), Ok(Tools::Absent));
         // vLLM says what is wrong with it.
         assert_eq!(tools(r#"[{"name":"f"}]"#), Ok(Tools::Same));
@@ -114,15 +112,13 @@ mod tests {
     #[test]
     fn only_a_free_choice_needs_a_model_that_knows_tools() {
         for (choice, free) in [
-            ("null", true),
             (r#"{"type":"auto"}"#, true),
             (r#"{"type":"any"}"#, false),
             (r#"{"type":"tool","name":"f"}"#, false),
             (r#"{"type":"none"}"#, false),
         ] {
-            let body = format!(r#"{{"tool_choice":{choice}}}"#);
-            let members = Members::read(body.as_bytes()).expect("members");
-            assert_eq!(free_choice(&members), free, "{choice}");
+            assert_eq!(is_free(Some(choice)), free, "{choice}");
         }
+        assert!(is_free(None));
     }
 }

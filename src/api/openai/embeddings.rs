@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::generation::DIALECT;
+use super::stream::DIALECT;
 use crate::api::ollama::embed::able;
 use crate::api::ollama::error::ApiError;
 use crate::api::pass::{PassError, Request, find};

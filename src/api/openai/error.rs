@@ -23,15 +23,19 @@ struct Error<'a> {
 /// The answer that tells an error.
 #[must_use]
 pub fn reply(error: &PassError) -> Reply {
-    let told = error.told();
-    error.timed(api::whole(told.status, JSON, object(&told)))
+    error.timed(whole(&error.told()))
+}
+
+/// An error as a whole answer.
+#[must_use]
+pub fn whole(told: &Told) -> Reply {
+    api::whole(told.status, JSON, object(told))
 }
 
 /// Any refusal in this dialect's shape.
 #[must_use]
 pub fn refuse(status: StatusCode, text: &str) -> Reply {
-    let told = Told { status, message: text.to_owned(), param: None, code: None };
-    api::whole(status, JSON, object(&told))
+    whole(&Told { status, message: text.to_owned(), param: None, code: None })
 }
 
 /// The error object.

@@ -4,22 +4,17 @@ use std::future::Future;
 
 use http::{Method, StatusCode};
 
-use super::{embeddings, error, generation};
+use super::{chat, completions, embeddings, error, models, responses};
 use crate::api::pass::PassError;
 use crate::api::{Answering, Reply, Route};
 
 /// Every route of this dialect.
 pub static ROUTES: &[Route] = &[
-    Route {
-        methods: POST,
-        path: "/v1/chat/completions",
-        handler: |app, call| answered(generation::chat(app, call)),
-        refuse,
-    },
+    Route { methods: POST, path: "/v1/chat/completions", handler: |app, call| answered(chat::chat(app, call)), refuse },
     Route {
         methods: POST,
         path: "/v1/completions",
-        handler: |app, call| answered(generation::completions(app, call)),
+        handler: |app, call| answered(completions::completions(app, call)),
         refuse,
     },
     Route {
@@ -28,8 +23,29 @@ pub static ROUTES: &[Route] = &[
         handler: |app, call| answered(embeddings::embeddings(app, call)),
         refuse,
     },
+    Route { methods: POST, path: "/v1/responses", handler: |app, call| answered(responses::create(app, call)), refuse },
+    Route {
+        methods: GET,
+        path: "/v1/responses/{id}",
+        handler: |app, call| answered(responses::stored(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/v1/responses/{id}/cancel",
+        handler: |app, call| answered(responses::stored(app, call)),
+        refuse,
+    },
+    Route { methods: GET, path: "/v1/models", handler: |app, call| answered(models::list(app, call)), refuse },
+    Route {
+        methods: GET,
+        path: "/v1/models/{*id}",
+        handler: |app, call| answered(models::retrieve(app, call)),
+        refuse,
+    },
 ];
 
+const GET: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 
 fn refuse(status: StatusCode, text: &str, _request_id: &str) -> Reply {

@@ -41,6 +41,8 @@ pub struct Events {
     key: Finder<'static>,
     usage: UsageFinder,
     progress: Progress,
+    /// Events with data so far.
+    count: u64,
 }
 
 impl Events {
@@ -57,6 +59,7 @@ impl Events {
             key: Finder::new(b"\"model\""),
             usage: UsageFinder::default(),
             progress: Progress::Waiting,
+            count: 0,
         }
     }
 
@@ -64,6 +67,12 @@ impl Events {
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// Events with data so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// Takes in bytes and writes the lines that are complete to `out`; notes token counts that pass.
@@ -100,6 +109,7 @@ impl Events {
                 Meaning::Last => self.progress = Progress::Done,
                 Meaning::More => self.progress = self.progress.max(Progress::Begun),
             }
+            self.count += 1;
             self.flush(out);
             self.rename(line, out);
             self.usage.note_event(line, facts);
@@ -169,7 +179,8 @@ mod tests {
         }
     }
 
-    static DIALECT: Dialect = Dialect { names: &[&["model"], &["response", "model"]], meaning, error: |_| Vec::new() };
+    static DIALECT: Dialect =
+        Dialect { names: &[&["model"], &["response", "model"]], meaning, error: |_, _| Vec::new() };
 
     fn rewritten(pieces: &[&[u8]], asked: &str) -> (String, Result<Progress, Bytes>) {
         let mut events = Events::new(&DIALECT, "m:latest", asked);

@@ -7,6 +7,8 @@
 
 pub mod error;
 pub mod events;
+pub mod media;
+pub mod members;
 pub mod model_name;
 pub mod request;
 pub mod stream;
@@ -22,8 +24,8 @@ pub struct Dialect {
     pub names: &'static [&'static [&'static str]],
     /// What an event means, by its name (empty where it has none) and its data.
     pub meaning: fn(name: &[u8], data: &[u8]) -> Meaning,
-    /// An error as the end of a stream that has begun, events complete with their empty lines.
-    pub error: fn(&Told) -> Vec<u8>,
+    /// An error as the end of a stream of which so many events have been sent; events complete with their empty lines.
+    pub error: fn(told: &Told, events: u64) -> Vec<u8>,
 }
 
 /// What an event of a stream means.

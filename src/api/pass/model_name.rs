@@ -1,21 +1,14 @@
-//! The `model` of a JSON body: where it stands, and another in its place. Everything else stays as it is, byte by byte.
+//! The name of the model in an answer: where it stands, and another in its place. Everything else stays as it is, byte by
+//! byte.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::api::ollama::json::Text;
-
-/// The only member that is looked at. A body that has it twice is refused: vLLM would take the other one.
-#[derive(Deserialize)]
-struct Peek<'a> {
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-}
 
 /// A name in a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +17,6 @@ pub struct Place<'a> {
     pub name: Cow<'a, str>,
     /// Its bytes in the body, quotes included.
     pub range: Range<usize>,
-}
-
-/// Finds the model's name in a JSON object. `None` where there is no such member, or `null`.
-///
-/// # Errors
-/// When the body is no JSON object, has `model` twice, or `model` is no string.
-pub fn find(body: &[u8]) -> Result<Option<Place<'_>>, serde_json::Error> {
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        // serde would take a list for the members of the object in their order.
-        return Err(Error::custom("expected an object"));
-    }
-    let Some(raw) = serde_json::from_slice::<Peek>(body)?.model else { return Ok(None) };
-    place(body, raw).map(Some)
 }
 
 /// Finds the model's name in an answer of the engine, which is trusted to be JSON, at one of these `paths` of members, and
@@ -128,25 +108,14 @@ pub fn json(name: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn renamed(body: &str, name: &str) -> String {
-        let body = Bytes::from(body.to_owned());
-        let place = find(&body).expect("JSON").expect("a model");
-        String::from_utf8(replaced(&body, &place, name).to_vec()).expect("text")
-    }
+    const TOP: &[&[&str]] = &[&["model"]];
 
     #[test]
     fn only_the_name_changes() {
-        for (body, expected) in [
-            (r#"{"model":"a"}"#, r#"{"model":"b:latest"}"#),
-            (
-                r#" { "input" : [1.50, 2e3] , "model" : "a" ,"x":{"model":"a"}, "new" : null } "#,
-                r#" { "input" : [1.50, 2e3] , "model" : "b:latest" ,"x":{"model":"a"}, "new" : null } "#,
-            ),
-            (r#"{"model":"\u0061","input":"ü"}"#, r#"{"model":"b:latest","input":"ü"}"#),
-        ] {
-            assert_eq!(renamed(body, "b:latest"), expected);
-        }
-        assert_eq!(renamed(r#"{"model":"a"}"#, "q\"\n"), r#"{"model":"q\"\n"}"#);
+        let body = Bytes::from_static(br#"{ "id" : [1.50, 2e3] , "model" : "a" ,"x":{"model":"a"}, "new" : null } "#);
+        let place = find_early(&body, TOP).expect("a model");
+        let expected = r#"{ "id" : [1.50, 2e3] , "model" : "q\"\n" ,"x":{"model":"a"}, "new" : null } "#;
+        assert_eq!(replaced(&body, &place, "q\"\n"), expected);
     }
 
     #[test]
@@ -175,25 +144,7 @@ mod tests {
     #[test]
     fn the_same_name_costs_no_copy() {
         let body = Bytes::from_static(br#"{"model":"a"}"#);
-        let place = find(&body).expect("JSON").expect("a model");
+        let place = find_early(&body, TOP).expect("a model");
         assert_eq!(replaced(&body, &place, "a").as_ptr(), body.as_ptr());
-    }
-
-    #[test]
-    fn what_names_no_model_or_two_is_told() {
-        assert_eq!(find(b"{}").expect("JSON"), None);
-        assert_eq!(find(br#"{"model":null}"#).expect("JSON"), None);
-        for body in [
-            "",
-            "[]",
-            "{",
-            r#"{"model":1}"#,
-            r#"{"model":"a","model":"b"}"#,
-            r#"{"model":"a"} x"#,
-            "{\"model\":\"\u{0}\"}",
-        ] {
-            assert!(find(body.as_bytes()).is_err(), "{body:?}");
-        }
-        assert!(find(b"{\"model\":\"\xff\"}").is_err());
     }
 }

@@ -10,9 +10,9 @@ use http_body_util::BodyExt;
 
 use super::error::{EngineError, PassError};
 use super::events::Events;
-use super::model_name::{self, Place};
+use super::members::Members;
 use super::stream::Passed;
-use super::{Dialect, usage};
+use super::{Dialect, model_name, usage};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::names::Wanted;
 use crate::api::{App, Body, Call, Reply};
@@ -24,10 +24,9 @@ use crate::telemetry::Facts;
 #[derive(Debug)]
 pub struct Request {
     body: Bytes,
+    members: Members,
     /// The model's name as the client wrote it.
     asked: String,
-    /// Where the name stands, quotes included.
-    place: Range<usize>,
     /// Bytes to put in the place of others; no two overlap.
     edits: Vec<(Range<usize>, Vec<u8>)>,
 }
@@ -49,12 +48,15 @@ impl Request {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(ApiError::BadJson("EOF".to_owned()));
         }
-        let Place { name, range } = model_name::find(&body)
-            .map_err(|error| ApiError::BadJson(format!("the body is no request: {error}")))?
-            .filter(|place| !place.name.trim().is_empty())
-            .ok_or(ApiError::ModelRequired)?;
-        let (asked, place) = (name.into_owned(), range);
-        Ok(Self { body, asked, place, edits: Vec::new() })
+        let unreadable = |error| ApiError::BadJson(format!("the body is no request: {error}"));
+        let members = Members::read(&body).map_err(unreadable)?;
+        if members.count("model") > 1 {
+            // Whoever checks who may use which model must not be made to look at the other one.
+            return Err(ApiError::BadJson("the body is no request: it names the model twice".to_owned()));
+        }
+        let name = members.place("model").map(|place| serde_json::from_slice::<Option<String>>(&body[place.clone()]));
+        let asked = name.transpose().map_err(unreadable)?.flatten().filter(|name| !name.trim().is_empty());
+        Ok(Self { members, asked: asked.ok_or(ApiError::ModelRequired)?, body, edits: Vec::new() })
     }
 
     /// The model's name as the client wrote it.
@@ -69,24 +71,44 @@ impl Request {
         &self.body
     }
 
-    /// Puts `text` in the place of a part of the body. Parts must not overlap.
-    pub fn replace(&mut self, range: Range<usize>, text: impl Into<Vec<u8>>) {
-        self.edits.push((range, text.into()));
+    /// The value of a member of the request, as JSON; `None` where there is none, or `null`.
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<&str> {
+        let place = self.members.place(name)?;
+        // A body that was read is text.
+        let text = std::str::from_utf8(&self.body[place.clone()]).unwrap_or_default();
+        (text != "null").then_some(text)
     }
 
-    /// Adds a member to the object; it must not have one of this name. `value` is JSON.
-    pub fn add(&mut self, name: &str, value: &[u8]) {
-        let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |place| place + 1);
-        // The object is never empty: it names a model.
-        let member = [&model_name::json(name), &b":"[..], value, b","].concat();
-        self.edits.push((start..start, member));
+    /// Gives a member another value, or adds it. `value` is JSON.
+    pub fn set(&mut self, name: &str, value: &[u8]) {
+        match self.members.place(name) {
+            Some(place) => self.edits.push((place.clone(), value.to_vec())),
+            None => {
+                let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |place| place + 1);
+                // The object is never empty: it names a model.
+                let member = [&model_name::json(name), &b":"[..], value, b","].concat();
+                self.edits.push((start..start, member));
+            }
+        }
+    }
+
+    /// Puts elements before those that a member's list has; the list must not be empty. `elements` are JSON with commas
+    /// between them.
+    pub fn put_first(&mut self, name: &str, elements: &[u8]) {
+        if let Some(place) = self.members.place(name)
+            && self.body[place.clone()].starts_with(b"[")
+        {
+            let start = place.start + 1;
+            self.edits.push((start..start, [elements, b","].concat()));
+        }
     }
 
     /// The body for an engine that calls the model `served`.
     #[must_use]
     pub fn spliced(mut self, served: &str) -> Bytes {
         if self.asked != served {
-            self.edits.push((self.place, model_name::json(served)));
+            self.set("model", &model_name::json(served));
         }
         if self.edits.is_empty() {
             return self.body;
@@ -105,8 +127,7 @@ impl Request {
         out.into()
     }
 
-    /// Waits for a lease on `model`, asks the engine at `path`, and answers with what it says: one piece, or a stream of
-    /// events.
+    /// Waits for a lease on `model` and passes the request over it.
     ///
     /// # Errors
     /// What goes wrong before the answer has begun.
@@ -119,14 +140,14 @@ impl Request {
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
         let lease = app.scheduler.lease(model, None).await.map_err(ApiError::from)?;
-        self.over(lease, call, path, dialect).await
+        self.pass_over(lease, call, path, dialect).await
     }
 
-    /// As [`Request::pass`], over a lease that is here already.
+    /// Asks the engine at `path`, and answers with what it says: one piece, or a stream of events.
     ///
     /// # Errors
     /// What goes wrong before the answer has begun.
-    pub async fn over(
+    pub async fn pass_over(
         self,
         lease: Lease,
         call: Call,
@@ -196,14 +217,16 @@ mod tests {
     fn edits_and_new_members_leave_the_rest_as_it_came() {
         let body = r#" { "a" : [1.50, 2e3] , "model" : "M" ,"b":{"model":"M"}, "new" : null } "#;
         let mut request = request(body).expect("a request");
-        assert_eq!(request.asked(), "M");
-        let place = body.find("[1.50").expect("the list");
-        request.replace(place + 1..place + 1, "0, ");
-        request.add("top_k", b"40");
-        request.add("stop", br#"["x"]"#);
-        let spliced = request.spliced("m:latest");
-        let expected = r#" {"top_k":40,"stop":["x"], "a" : [0, 1.50, 2e3] , "model" : "m:latest" ,"b":{"model":"M"}, "new" : null } "#;
-        assert_eq!(String::from_utf8_lossy(&spliced), expected);
+        assert_eq!((request.asked(), request.member("a")), ("M", Some("[1.50, 2e3]")));
+        assert_eq!((request.member("new"), request.member("c")), (None, None));
+        request.put_first("a", b"0");
+        request.put_first("b", b"no list");
+        request.set("top_k", b"40");
+        request.set("stop", br#"["x"]"#);
+        request.set("new", b"7");
+        let expected =
+            r#" {"top_k":40,"stop":["x"], "a" : [0,1.50, 2e3] , "model" : "m:latest" ,"b":{"model":"M"}, "new" : 7 } "#;
+        assert_eq!(request.spliced("m:latest"), expected);
     }
 
     #[test]
@@ -222,7 +245,9 @@ mod tests {
                 r#"{"model":7}"#,
                 "the body is no request: invalid type: integer `7`, expected a string at line 1 column 1",
             ),
+            (r#"{"model":"a","model":"b"}"#, "the body is no request: it names the model twice"),
             (r#"{"model":" "}"#, "model is required"),
+            (r#"{"model":null}"#, "model is required"),
             ("{}", "model is required"),
         ] {
             assert_eq!(request(body).expect_err(body).to_string(), text);

@@ -109,7 +109,7 @@ where
             }
             if let Err(error) = ready!(passed.poll_read(context)) {
                 // The status has been sent; the last event says what happened.
-                passed.ready.extend_from_slice(&(passed.dialect.error)(&error.told()));
+                passed.ready.extend_from_slice(&(passed.dialect.error)(&error.told(), passed.events.count()));
             }
         }
     }
@@ -126,7 +126,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::api::openai::generation::DIALECT;
+    use crate::api::openai::stream::DIALECT;
     use crate::scheduler::EngineGone;
 
     /// An engine's body that has all been received, in pieces.
