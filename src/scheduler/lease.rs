@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Response;
 use tokio::sync::{mpsc, watch};
 
 use super::core::EngineId;
 use super::held::hopeless;
 use super::keeper::Command;
-use crate::engine::{Client, EngineBody, EngineGone, State, Status};
+use crate::engine::{Client, Content, EngineBody, EngineGone, State, Status};
 
 /// The right to use a ready engine. Dropping it frees the place; keep-alive starts when the last one is dropped.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ impl Lease {
         &self.served_name
     }
 
-    /// Sends a JSON request to the engine and waits for the head of the answer. Dropping the future, or the body of the
+    /// Sends a request, JSON unless its content says otherwise, to the engine and waits for the head of the answer. Dropping the future, or the body of the
     /// response, closes the connection, which makes vLLM abort the request (vllm-engine §3.5).
     ///
     /// An engine may have died since the lease was given. A request that did not reach it waits for the next generation.
@@ -45,13 +44,14 @@ impl Lease {
     pub async fn post(
         &self,
         path: &'static str,
-        body: Bytes,
+        content: impl Into<Content>,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
+        let content = content.into();
         let mut dead = None;
         loop {
             let (client, generation) = self.client_after(dead).await?;
-            match client.post(path, body.clone(), request_id).await {
+            match client.post(path, content.clone(), request_id).await {
                 Err(EngineGone::Unreached) => dead = Some(generation),
                 answer => return answer,
             }

@@ -25,3 +25,4 @@ mod pulls;
 mod scheduling;
 mod shape;
 mod transcripts;
+mod vllm_routes;

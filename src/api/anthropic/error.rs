@@ -1,5 +1,7 @@
 //! Errors in Anthropic's shape (ollama-api §11): `{"type":"error","error":{"type","message"},"request_id"}`.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use serde::Serialize;
 
@@ -38,7 +40,7 @@ pub fn refuse(status: StatusCode, text: &str, id: &str) -> Reply {
 /// The event that ends a stream which has begun. The identity of the request is in the headers.
 #[must_use]
 pub fn event(told: &Told, _events: u64) -> Vec<u8> {
-    [b"event: error\ndata: ", &object(told.status, &told.message, None)[..], b"\n\n"].concat()
+    [b"event: error\ndata: ", &object(told.status, &words(&told.message), None)[..], b"\n\n"].concat()
 }
 
 fn object(status: StatusCode, message: &str, request_id: Option<&str>) -> Vec<u8> {
@@ -71,19 +73,34 @@ pub fn request_id(id: &str) -> String {
     format!("req_{}", &digits[..DIGITS])
 }
 
+/// The words for what vLLM tells in words that help nobody here.
+fn words(message: &str) -> Cow<'_, str> {
+    if message.contains("ChatCompletionStreamResponse") {
+        // It could not read its own error (tests/golden/vllm/messages-stream-engine-killed).
+        return "an error was encountered while running the model: the engine failed in the middle of its answer"
+            .into();
+    }
+    if message.contains("requires --tool-call-parser") {
+        return "this model does not support tools: vLLM has no parser for its calls; name one as tool_parser of the model \
+                in the configuration file, or use another model"
+            .into();
+    }
+    too_long(message).map_or(Cow::Borrowed(message), Cow::Owned)
+}
+
 /// Clients such as Claude Code know by these words of Anthropic's that a conversation has to become shorter, and read
 /// the two numbers. vLLM has words of its own, with the same numbers.
-fn words(message: &str) -> std::borrow::Cow<'_, str> {
+fn too_long(message: &str) -> Option<String> {
     let number = |after: &str| {
         let (_, rest) = message.split_once(after)?;
         let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
         rest[..end].parse::<u64>().ok()
     };
-    match (number("maximum context length is "), number("your prompt contains at least ")) {
-        (Some(most), Some(tokens)) => format!("prompt is too long: {tokens} tokens > {most} maximum").into(),
-        (Some(_), None) => format!("prompt is too long: {message}").into(),
-        _ => message.into(),
-    }
+    let most = number("maximum context length is ")?;
+    Some(match number("your prompt contains at least ") {
+        Some(tokens) => format!("prompt is too long: {tokens} tokens > {most} maximum"),
+        None => format!("prompt is too long: {message}"),
+    })
 }
 
 #[cfg(test)]

@@ -46,8 +46,14 @@ pub fn check(request: &Request, route: Route) -> Result<(), ApiError> {
 /// [`ApiError::BadJson`] for what is no request.
 pub fn shape(request: &mut Request, model: &Installed, route: Route) -> Result<(), ApiError> {
     match Tools::of(request.member("tools"))? {
-        Tools::Absent if request.member("tools").is_some() => request.set("tools", b"null"),
-        Tools::Absent => {}
+        // vLLM takes an empty list, or a choice alone, for a wish to call what there is not.
+        Tools::Absent => {
+            for name in ["tools", "tool_choice"] {
+                if request.member(name).is_some() {
+                    request.set(name, b"null");
+                }
+            }
+        }
         Tools::Same | Tools::Others(_)
             if is_free(request.member("tool_choice")) && !model.card.can(Capability::Tools) =>
         {

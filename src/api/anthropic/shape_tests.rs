@@ -99,8 +99,10 @@ fn tools_need_a_model_that_knows_them_unless_the_call_is_forced() {
     }
     let knows = model(&[Capability::Completion, Capability::Tools], Overlay::default());
     assert_eq!(shaped_for(&body(""), &knows, Route::Messages), Ok(body("")));
-    let none = r#"{"model":"m:latest","max_tokens":1,"tools":[],"messages":[{}]}"#;
+    let none = r#"{"model":"m:latest","max_tokens":1,"tools":[],"tool_choice":[],"messages":[{}]}"#;
     assert_eq!(shaped(none), Ok(none.replace("[],", "null,")));
+    let choice = r#"{"model":"m:latest","max_tokens":1,"tool_choice":{"type":"auto"},"messages":[{}]}"#;
+    assert_eq!(shaped(choice), Ok(choice.replace(r#"{"type":"auto"}"#, "null")));
 }
 
 #[test]

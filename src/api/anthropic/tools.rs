@@ -72,8 +72,8 @@ impl Tools {
     }
 }
 
-/// Whether the model is free to call a tool or not, which takes a chat template that knows tools. A call that is forced is
-/// made by the engine's grammar, whatever the template; `none` calls nothing. `choice` is the request's `tool_choice`.
+/// Whether the model is free to call a tool or not, which takes a chat template that knows tools. A call that is forced
+/// takes no more than a parser, which the configuration may name for any model; `none` calls nothing. `choice` is the request's `tool_choice`.
 pub fn is_free(choice: Option<&str>) -> bool {
     let choice = choice.and_then(|json| serde_json::from_str::<Choice>(json).ok());
     let kind = choice.and_then(|choice| choice.r#type);

@@ -43,9 +43,11 @@ mod metrics;
 mod openai;
 mod processes;
 mod run;
+mod scores;
 mod server;
 mod settings;
 mod sleep;
+mod speech;
 mod startup;
 mod vocabulary;
 

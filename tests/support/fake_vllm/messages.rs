@@ -24,6 +24,8 @@ const BLOCKS: [&str; 9] = [
     "tool_removal",
 ];
 
+const NO_PARSER: &str = "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set";
+
 /// A request that was accepted.
 #[derive(Debug)]
 pub struct Accepted {
@@ -173,9 +175,10 @@ pub fn refused(refusal: &Refusal) -> Value {
     json!({"type": "error", "error": {"type": error["type"], "message": error["message"]}})
 }
 
-/// What the stream ends with when the engine's core is gone.
+/// What the stream ends with when the engine's core is gone: vLLM cannot read its own error.
 fn failure() -> Value {
-    let message = "1 validation error for ChatCompletionStreamResponse\n  EngineCore encountered an issue.";
+    let message = "2 validation errors for ChatCompletionStreamResponse\nmodel\n  Field required [type=missing, \
+                   input_value={'error': {'message': 'En...am': None, 'code': 500}}, input_type=dict]\n";
     json!({"type": "error", "error": {"type": "internal_error", "message": message}})
 }
 
@@ -217,20 +220,24 @@ fn chat(engine: &Engine, body: &Value) -> Result<(Value, Option<String>), Refusa
     thinking(engine, body)?;
     let mut chat = json!({"model": body["model"], "messages": turns});
     let mut forced = None;
+    let none = body["tools"].as_array().is_none_or(Vec::is_empty);
+    let asked = body["tools"].is_array() || body["tool_choice"]["type"] == "auto";
+    if none && asked && !engine.arguments.tools {
+        return Err(bad(NO_PARSER));
+    }
     for tool in body["tools"].as_array().into_iter().flatten() {
         if !tool["input_schema"].is_object() {
             return Err(invalid("body.tools.input_schema", "Field required"));
         }
         let wanted = match body["tool_choice"]["type"].as_str() {
+            Some("none") => false,
+            Some("any" | "tool") if !engine.arguments.tools => {
+                return Err(bad("tool_choice=\"required\" requires --tool-call-parser to be set"));
+            }
+            _ if !engine.arguments.tools => return Err(bad(NO_PARSER)),
             Some("any") => forced.is_none(),
             Some("tool") => tool["name"] == body["tool_choice"]["name"],
-            Some("none") => false,
-            _ if engine.arguments.tools => false,
-            _ => {
-                let message =
-                    "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set";
-                return Err(bad(message));
-            }
+            _ => false,
         };
         if wanted {
             forced = tool["name"].as_str().map(str::to_owned);

@@ -22,7 +22,7 @@ use crate::fault::{Fault, Planned};
 use crate::messages::{self, Accepted};
 use crate::openai::{self, Job, Kind, Refusal};
 use crate::run::{Run, Step};
-use crate::{embeddings, metrics, sleep};
+use crate::{embeddings, metrics, scores, sleep, speech};
 
 /// The connection ends in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,15 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         ("/v1/messages", false) => Asked::Message,
         ("/v1/messages/count_tokens", false) => Asked::Count,
         ("/v1/embeddings", true) => Asked::Vectors,
+        ("/v1/score" | "/v1/rerank" | "/pooling", true) => Asked::Scores,
+        ("/v1/audio/transcriptions", false) if speech::listens(&engine) => {
+            let kind = head.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+            engine.record(json!({"path": path, "headers": {"content-type": kind}, "body": null}));
+            return Ok(match speech::answer(&engine, kind, &body) {
+                Ok(answer) => json_answer(200, &answer),
+                Err(refusal) => refused(&refusal),
+            });
+        }
         ("/tokenize" | "/detokenize", _) => return Ok(tokens(path, &body, &engine)),
         _ => {
             let answer = sleep::post(path, head.uri.query().unwrap_or_default(), &body, &engine).await;
@@ -142,6 +151,12 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     let id = header("x-request-id");
     let answer = match asked {
         Asked::Vectors => return embed(&engine, &value, &raw).await,
+        Asked::Scores => {
+            return Ok(match scores::answer(&engine, path, &value) {
+                Ok(answer) => json_answer(200, &answer),
+                Err(refusal) => refused(&refusal),
+            });
+        }
         Asked::Count => {
             return Ok(match messages::count(&engine, &value) {
                 Ok(count) => json_answer(200, &count),
@@ -174,6 +189,7 @@ enum Asked {
     Message,
     Count,
     Vectors,
+    Scores,
 }
 
 /// An answer to be made, and its shape.
@@ -231,7 +247,7 @@ fn get(path: &str, engine: &Engine) -> Response<Body> {
         "/metrics" => typed(200, "text/plain; version=1.0.0; charset=utf-8", metrics::render(engine)),
         "/v1/models" => json_answer(200, &models(engine)),
         "/fake/requests" => json_answer(200, &engine.last_request()),
-        "/v1/chat/completions" | "/v1/completions" | "/tokenize" | "/detokenize" => {
+        "/v1/chat/completions" | "/v1/completions" | "/v1/messages" | "/tokenize" | "/detokenize" => {
             json_answer(405, &json!({"detail": "Method Not Allowed"}))
         }
         _ => {
