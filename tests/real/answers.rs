@@ -12,7 +12,9 @@ const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "The capital of France is Paris.";
 
 pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
-    let Some(vllama) = runner.test("a vllama with the real engine gets ready", ground.start()) else { return };
+    let Some(vllama) = runner.test("a vllama with the real engine gets ready", ground.start_with_tools()) else {
+        return;
+    };
     runner.test("a chat answers what the model knows", chat(&vllama));
     runner.test("a chat streams one line a token", stream(&vllama));
     runner.test("generate answers, and its context carries on", context(&vllama));
@@ -28,7 +30,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
-    runner.test("the ollama package for Python works as its users expect", ollama_package(&vllama));
+    runner.test("the ollama, openai and anthropic packages for Python work as their users expect", packages(&vllama));
     runner.test("health tells of a ready engine", health(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));
@@ -185,10 +187,11 @@ async fn hang_up(vllama: &Vllama, stream: bool) {
     println!("  free after {} ms, as its metrics tell", gone.elapsed().as_millis());
 }
 
-async fn ollama_package(vllama: &Vllama) {
+async fn packages(vllama: &Vllama) {
     let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
         println!(
-            "skipped: the ollama package, since VLLAMA_TEST_CLIENTS names no Python that has it; `make test` sets it"
+            "skipped: the packages for Python, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` \
+             sets it"
         );
         return;
     };

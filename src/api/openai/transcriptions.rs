@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::stream::DIALECT;
 use crate::api::ollama::error::ApiError;
 use crate::api::pass::form::Form;
-use crate::api::pass::{PassError, ask, find};
+use crate::api::pass::{PassError, Question, find};
 use crate::api::{App, Call, Refused, Reply};
 use crate::model::Capability;
 
@@ -33,5 +33,6 @@ pub async fn transcribe(app: Arc<App>, mut call: Call) -> Result<Reply, PassErro
     let asked = form.asked().to_owned();
     let content = form.renamed(lease.served_name());
     drop(form);
-    ask(lease, content, asked, call, "/v1/audio/transcriptions", &DIALECT).await
+    let path = "/v1/audio/transcriptions";
+    Question { content, asked, hides_usage: false, path, dialect: &DIALECT }.ask(lease, call).await
 }

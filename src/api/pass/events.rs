@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 
 use super::usage::UsageFinder;
 use super::{Dialect, Meaning, model_name};
@@ -40,6 +40,10 @@ pub struct Events {
     renamed: Vec<u8>,
     key: Finder<'static>,
     usage: UsageFinder,
+    /// Whether the event with the token counts is left out.
+    hides_usage: bool,
+    /// Whether the empty line after an event is left out with it.
+    skips_end: bool,
     progress: Progress,
     /// Events with data so far.
     count: u64,
@@ -58,9 +62,18 @@ impl Events {
             renamed: Vec::new(),
             key: Finder::new(b"\"model\""),
             usage: UsageFinder::default(),
+            hides_usage: false,
+            skips_end: false,
             progress: Progress::Waiting,
             count: 0,
         }
+    }
+
+    /// Leaves out the event that has nothing but token counts: the client did not ask for it.
+    #[must_use]
+    pub fn hiding_usage(mut self, hides: bool) -> Self {
+        self.hides_usage = hides;
+        self
     }
 
     /// How far the stream has come.
@@ -109,10 +122,16 @@ impl Events {
                 Meaning::Last => self.progress = Progress::Done,
                 Meaning::More => self.progress = self.progress.max(Progress::Begun),
             }
+            let counts = self.usage.note_event(line, facts);
+            if counts && self.hides_usage && memmem::find(line, b"\"choices\":[]").is_some() {
+                self.skips_end = true;
+                return Ok(());
+            }
             self.count += 1;
             self.flush(out);
             self.rename(line, out);
-            self.usage.note_event(line, facts);
+        } else if self.skips_end && line.trim_ascii().is_empty() {
+            self.skips_end = false;
         } else if matches!(line.first(), Some(b':' | b'\n' | b'\r')) {
             // A comment, or the end of an event.
             self.flush(out);
@@ -227,6 +246,49 @@ mod tests {
         }
     }
 
+    /// What a real engine said, cut at every boundary, must be the same with another name in it.
+    #[test]
+    fn recordings_of_the_engine_pass_wherever_they_are_cut() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vllm");
+        let mut recordings = 0;
+        for entry in std::fs::read_dir(directory).expect("the recordings").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(entry.path()).expect("a recording").replace("\r\n", "\n");
+            let Some((head, stream)) = text.split_once("\n\n").filter(|(head, _)| head.contains("text/event-stream"))
+            else {
+                continue;
+            };
+            assert!(head.starts_with("HTTP/1.1 200"), "{name}");
+            recordings += 1;
+            let named = "\"model\":\"smollm2:135m\"";
+            // Errors are told in the dialect's own words; their recordings pass up to them.
+            let stream = stream.split("data: {\"error\"").next().unwrap_or_default();
+            assert!(stream.contains(named), "{name}");
+            let expected = stream.replace(named, "\"model\":\"M\"");
+            let rewritten = |pieces: [&str; 2]| {
+                let mut events = Events::new(&RECORDED, "smollm2:135m", "M");
+                let mut out = BytesMut::with_capacity(expected.len());
+                for piece in pieces {
+                    events.read(piece.as_bytes(), &mut out, &Facts::default()).expect("no error");
+                }
+                out
+            };
+            // All events are made alike: the first few and the last few show every boundary.
+            for cut in (0..stream.len()).filter(|cut| *cut < 700 || stream.len() - cut < 500) {
+                if let Some(pieces) = stream.split_at_checked(cut) {
+                    assert_eq!(rewritten(pieces.into()), expected, "{name} cut at {cut}");
+                }
+            }
+        }
+        assert!(recordings > 15, "{recordings}");
+    }
+
+    static RECORDED: Dialect = Dialect {
+        names: &[&["model"], &["response", "model"], &["message", "model"]],
+        meaning: |_, data| if data.starts_with(b"{\"error\"") { Meaning::Error } else { Meaning::More },
+        error: |_, _| Vec::new(),
+    };
+
     #[test]
     fn an_error_leaves_nothing_of_itself_behind() {
         let stream = b"data: {\"a\":1}\n\nevent: error\ndata: {\"message\":\"bad\"}\n\ndata: [DONE]\n\n";
@@ -234,6 +296,24 @@ mod tests {
             let (text, outcome) = rewritten(&[&stream[..cut], &stream[cut..]], "M");
             assert_eq!(text, "data: {\"a\":1}\n\n");
             assert_eq!(outcome, Err(Bytes::from_static(b"{\"message\":\"bad\"}")));
+        }
+    }
+
+    #[test]
+    fn counts_that_nobody_asked_for_are_noted_and_left_out() {
+        let before = "data: {\"model\":\"m:latest\",\"choices\":[{\"text\":\"\\\"usage\\\":{\"}]}\n\n";
+        let counts =
+            "data: {\"model\":\"m:latest\",\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7}}\n\n";
+        let stream = [before, counts, "data: [DONE]\n\n"].concat();
+        for (hides, expected) in [(true, stream.replace(counts, "")), (false, stream.clone())] {
+            for cut in 0..stream.len() {
+                let mut events = Events::new(&DIALECT, "m:latest", "m:latest").hiding_usage(hides);
+                let (mut out, facts) = (BytesMut::new(), Facts::default());
+                for piece in [&stream[..cut], &stream[cut..]] {
+                    events.read(piece.as_bytes(), &mut out, &facts).expect("no error");
+                }
+                assert_eq!((out, facts.tokens()), (BytesMut::from(&*expected), (5, 7)), "cut at {cut}");
+            }
         }
     }
 

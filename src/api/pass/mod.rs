@@ -17,7 +17,7 @@ pub mod stream;
 pub mod usage;
 
 pub use error::{PassError, Told};
-pub use exchange::ask;
+pub use exchange::Question;
 pub use request::{Request, find};
 
 /// What differs between the dialects that pass through.

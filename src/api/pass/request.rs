@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::error::PassError;
 use super::members::Members;
-use super::{Dialect, exchange, model_name};
+use super::{Dialect, Question, model_name};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::names::Wanted;
 use crate::api::{App, Call, Reply};
@@ -23,6 +23,8 @@ pub struct Request {
     asked: String,
     /// Bytes to put in the place of others; no two overlap.
     edits: Vec<(Range<usize>, Vec<u8>)>,
+    /// Whether the client is not told the token counts of a stream.
+    hides_usage: bool,
 }
 
 impl Request {
@@ -50,7 +52,7 @@ impl Request {
         }
         let name = members.place("model").map(|place| serde_json::from_slice::<Option<String>>(&body[place.clone()]));
         let asked = name.transpose().map_err(unreadable)?.flatten().filter(|name| !name.trim().is_empty());
-        Ok(Self { members, asked: asked.ok_or(ApiError::ModelRequired)?, body, edits: Vec::new() })
+        Ok(Self { members, asked: asked.ok_or(ApiError::ModelRequired)?, body, edits: Vec::new(), hides_usage: false })
     }
 
     /// The model's name as the client wrote it.
@@ -74,10 +76,13 @@ impl Request {
         (text != "null").then_some(text)
     }
 
-    /// Gives a member another value, or adds it. `value` is JSON.
+    /// Gives a member another value, the last one given, or adds it where there is none. `value` is JSON.
     pub fn set(&mut self, name: &str, value: &[u8]) {
         match self.members.place(name) {
-            Some(place) => self.edits.push((place.clone(), value.to_vec())),
+            Some(place) => {
+                self.edits.retain(|(other, _)| other != place);
+                self.edits.push((place.clone(), value.to_vec()));
+            }
             None => {
                 let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |place| place + 1);
                 // The object is never empty: it names a model.
@@ -96,6 +101,11 @@ impl Request {
             let start = place.start + 1;
             self.edits.push((start..start, [elements, b","].concat()));
         }
+    }
+
+    /// Keeps the token counts of a stream from the client, who did not ask for them.
+    pub fn hide_usage(&mut self) {
+        self.hides_usage = true;
     }
 
     /// The body for an engine that calls the model `served`.
@@ -148,9 +158,10 @@ impl Request {
         path: &'static str,
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
+        let hides_usage = self.hides_usage;
         let asked = self.asked.clone();
-        let body = self.spliced(lease.served_name());
-        exchange::ask(lease, body, asked, call, path, dialect).await
+        let content = self.spliced(lease.served_name()).into();
+        Question { content, asked, hides_usage, path, dialect }.ask(lease, call).await
     }
 }
 
@@ -182,6 +193,7 @@ mod tests {
         request.put_first("b", b"no list");
         request.set("top_k", b"40");
         request.set("stop", br#"["x"]"#);
+        request.set("new", b"6");
         request.set("new", b"7");
         let expected =
             r#" {"top_k":40,"stop":["x"], "a" : [0,1.50, 2e3] , "model" : "m:latest" ,"b":{"model":"M"}, "new" : 7 } "#;

@@ -42,6 +42,7 @@ mod messages;
 mod metrics;
 mod openai;
 mod processes;
+mod responses;
 mod run;
 mod scores;
 mod server;

@@ -22,7 +22,7 @@ use crate::fault::{Fault, Planned};
 use crate::messages::{self, Accepted};
 use crate::openai::{self, Job, Kind, Refusal};
 use crate::run::{Run, Step};
-use crate::{embeddings, metrics, scores, sleep, speech};
+use crate::{embeddings, metrics, responses, scores, sleep, speech};
 
 /// The connection ends in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +101,7 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         ("/v1/completions", false) => Asked::Generation(Kind::Text),
         ("/v1/messages", false) => Asked::Message,
         ("/v1/messages/count_tokens", false) => Asked::Count,
+        ("/v1/responses", false) => Asked::Response,
         ("/v1/embeddings", true) => Asked::Vectors,
         ("/v1/score" | "/v1/rerank" | "/pooling", true) => Asked::Scores,
         ("/v1/audio/transcriptions", false) if speech::listens(&engine) => {
@@ -150,6 +151,7 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     }
     let id = header("x-request-id");
     let answer = match asked {
+        Asked::Response => return respond(engine, &value, &raw).await,
         Asked::Vectors => return embed(&engine, &value, &raw).await,
         Asked::Scores => {
             return Ok(match scores::answer(&engine, path, &value) {
@@ -188,6 +190,7 @@ enum Asked {
     Generation(Kind),
     Message,
     Count,
+    Response,
     Vectors,
     Scores,
 }
@@ -221,6 +224,71 @@ impl Answer {
     }
 }
 
+/// A response, in one piece or as events.
+async fn respond(engine: Arc<Engine>, body: &Value, raw: &Raw) -> Result<Response<Body>, CutOff> {
+    let job = responses::as_chat(body).and_then(|chat| Job::new(&engine, Kind::Chat, &chat, None));
+    let job = match job {
+        Ok(job) => job,
+        Err(refusal) => return Ok(refused(&refusal)),
+    };
+    if let Some(fault) = job.fault.filter(|planned| planned.fault.comes_first()).map(|planned| planned.fault) {
+        return instead(fault, raw);
+    }
+    let mut run = Run::new(engine.start_running(), job.tokens.clone(), job.fault);
+    if let Some((file, piece)) = replay_file(&job, &engine) {
+        return Ok(replay(&file, piece, run));
+    }
+    if !job.stream {
+        loop {
+            match run.step().await {
+                Step::Token(_) => {}
+                Step::EngineError => return Ok(refused(&Refusal::engine_dead())),
+                Step::Cut => return Err(CutOff),
+                _ => {
+                    let text: String = job.tokens.iter().map(|token| token.text.as_str()).collect();
+                    return Ok(json_answer(200, &responses::response(&job, "completed", Some(&text))));
+                }
+            }
+        }
+    }
+    let (sender, pieces) = mpsc::channel(8);
+    tokio::spawn(async move {
+        let closed = sender.clone();
+        let events = async {
+            let mut number = 0;
+            let mut event = |mut event: Value| {
+                event["sequence_number"] = json!(number);
+                number += 1;
+                let name = event["type"].as_str().unwrap_or_default();
+                Ok(Bytes::from(format!("event: {name}\ndata: {event}\n\n")))
+            };
+            for opening in responses::opening(&job) {
+                sender.send(event(opening)).await.ok()?;
+            }
+            loop {
+                match run.step().await {
+                    Step::Token(index) => {
+                        sender.send(event(responses::delta(&job, &job.tokens[index].text))).await.ok()?;
+                    }
+                    Step::Finished => break,
+                    Step::NoDone => return None,
+                    // vLLM has no event for it here: the connection breaks off.
+                    _ => return sender.send(Err(CutOff)).await.ok(),
+                }
+            }
+            for closing in responses::closing(&job) {
+                sender.send(event(closing)).await.ok()?;
+            }
+            Some(())
+        };
+        tokio::select! {
+            () = closed.closed() => {}
+            _ = events => {}
+        }
+    });
+    Ok(event_stream(pieces))
+}
+
 /// Vectors, after the time that the first token of another answer takes.
 async fn embed(engine: &Arc<Engine>, body: &Value, raw: &Raw) -> Result<Response<Body>, CutOff> {
     let _running = engine.start_running();
@@ -247,7 +315,7 @@ fn get(path: &str, engine: &Engine) -> Response<Body> {
         "/metrics" => typed(200, "text/plain; version=1.0.0; charset=utf-8", metrics::render(engine)),
         "/v1/models" => json_answer(200, &models(engine)),
         "/fake/requests" => json_answer(200, &engine.last_request()),
-        "/v1/chat/completions" | "/v1/completions" | "/v1/messages" | "/tokenize" | "/detokenize" => {
+        "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/v1/messages" | "/tokenize" | "/detokenize" => {
             json_answer(405, &json!({"detail": "Method Not Allowed"}))
         }
         _ => {
@@ -345,7 +413,7 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
     loop {
         let step = run.step().await;
         // vLLM sends the first chunk together with the first output, not before.
-        if !opened && step != Step::Cut {
+        if !opened && !matches!(step, Step::Cut | Step::EngineError) {
             opened = true;
             if let Some(opening) = job.opening() {
                 sender.send(event(&opening)).await.ok()?;
