@@ -140,6 +140,9 @@ pub enum ApiError {
          check ollama server logs for details"
     )]
     Gone,
+    /// The engine dies of the request; in words.
+    #[error("{0}")]
+    Poisoned(EngineGone),
 }
 
 /// A [`LeaseError`] with its status; compared by text.
@@ -172,8 +175,11 @@ impl From<LeaseError> for ApiError {
 }
 
 impl From<EngineGone> for ApiError {
-    fn from(_: EngineGone) -> Self {
-        Self::Gone
+    fn from(gone: EngineGone) -> Self {
+        match gone {
+            EngineGone::Unreached | EngineGone::HungUp => Self::Gone,
+            EngineGone::Poisoned => Self::Poisoned(gone),
+        }
     }
 }
 
@@ -200,6 +206,7 @@ impl ApiError {
             | Self::BadFormat(_)
             | Self::Failed(_)
             | Self::Gone
+            | Self::Poisoned(_)
             | Self::Import(_)
             | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             // What Ollama's registry says comes as 500, also where there is no such model (§14).
