@@ -16,6 +16,7 @@ mod embeddings;
 mod load;
 mod models;
 mod plans;
+mod tools;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -37,15 +38,6 @@ struct Ground {
 impl Ground {
     async fn start(&self) -> Vllama {
         Vllama::with_real(&self.venv, &self.models, &self.state).start().await
-    }
-
-    /// With a parser for tool calls, which the default model does not get by itself: its template takes no tools. vLLM
-    /// wants one even where a call is forced.
-    async fn start_with_tools(&self) -> Vllama {
-        let builder = Vllama::with_real(&self.venv, &self.models, &self.state);
-        let file = builder.path().join("vllama.toml");
-        std::fs::write(&file, format!("[models.\"{MODEL}\"]\ntool_parser = \"hermes\"\n")).unwrap();
-        builder.env("VLLAMA_CONFIG", &file.to_string_lossy()).start().await
     }
 
     async fn start_listening(&self) -> Vllama {
@@ -92,9 +84,10 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 5] = [
+    let groups: [(&str, Group); 6] = [
         ("plans", plans::run),
         ("answers", answers::run),
+        ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("deaths", deaths::run),

@@ -10,6 +10,9 @@ use crate::api::pass::{PassError, Told};
 use crate::api::{self, Reply};
 use crate::model::digest::Sha256Digest;
 
+/// vLLM's words for a call that it has read and cannot tell.
+const BAD_CALL: &str = "validation error for AnthropicContentBlock";
+
 #[derive(Serialize)]
 struct Object<'a> {
     r#type: &'static str,
@@ -28,6 +31,8 @@ struct Error<'a> {
 #[must_use]
 pub fn reply(error: &PassError, id: &str) -> Reply {
     let Told { status, message, .. } = error.told();
+    // vLLM makes this the client's fault, and it is the model's.
+    let status = if message.contains(BAD_CALL) { StatusCode::INTERNAL_SERVER_ERROR } else { status };
     error.timed(refuse(status, &words(&message), id))
 }
 
@@ -80,9 +85,8 @@ fn words(message: &str) -> Cow<'_, str> {
         return "an error was encountered while running the model: the engine failed in the middle of its answer"
             .into();
     }
-    if message.contains("requires --tool-call-parser") {
-        return "this model does not support tools: vLLM has no parser for its calls; name one as tool_parser of the model \
-                in the configuration file, or use another model"
+    if message.contains(BAD_CALL) {
+        return "the model called a tool with arguments that are no object; try again, or set `strict` for the tool"
             .into();
     }
     too_long(message).map_or(Cow::Borrowed(message), Cow::Owned)

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::content::Messages;
 use super::json::json;
 use super::thinking;
-use super::tools::{Tools, is_free};
+use super::tools::{Tools, may_call};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::options::{Limit, Options};
 use crate::api::pass::Request;
@@ -55,7 +55,7 @@ pub fn shape(request: &mut Request, model: &Installed, route: Route) -> Result<(
             }
         }
         Tools::Same | Tools::Others(_)
-            if is_free(request.member("tool_choice")) && !model.card.can(Capability::Tools) =>
+            if may_call(request.member("tool_choice")) && !model.card.can(Capability::Tools) =>
         {
             return Err(ApiError::Unable(model.name.full(), "tools"));
         }

@@ -72,12 +72,11 @@ impl Tools {
     }
 }
 
-/// Whether the model is free to call a tool or not, which takes a chat template that knows tools. A call that is forced
-/// takes no more than a parser, which the configuration may name for any model; `none` calls nothing. `choice` is the request's `tool_choice`.
-pub fn is_free(choice: Option<&str>) -> bool {
+/// Whether a `tool_choice` lets the model call anything. vLLM needs a parser to read calls, also forced ones, and only a model
+/// whose chat template takes tools gets one.
+pub fn may_call(choice: Option<&str>) -> bool {
     let choice = choice.and_then(|json| serde_json::from_str::<Choice>(json).ok());
-    let kind = choice.and_then(|choice| choice.r#type);
-    kind.is_none_or(|kind| &*kind == "auto")
+    choice.and_then(|choice| choice.r#type).is_none_or(|kind| &*kind != "none")
 }
 
 #[cfg(test)]
@@ -110,15 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_free_choice_needs_a_model_that_knows_tools() {
-        for (choice, free) in [
+    fn only_the_choice_of_none_needs_no_model_that_knows_tools() {
+        for (choice, calls) in [
             (r#"{"type":"auto"}"#, true),
-            (r#"{"type":"any"}"#, false),
-            (r#"{"type":"tool","name":"f"}"#, false),
+            (r#"{"type":"any"}"#, true),
+            (r#"{"type":"tool","name":"f"}"#, true),
             (r#"{"type":"none"}"#, false),
         ] {
-            assert_eq!(is_free(Some(choice)), free, "{choice}");
+            assert_eq!(may_call(Some(choice)), calls, "{choice}");
         }
-        assert!(is_free(None));
+        assert!(may_call(None));
     }
 }

@@ -13,6 +13,7 @@ use super::options::{Limit, Options};
 use super::request::{Common, Endpoint};
 use super::response::{Asked, Clock, Translator};
 use super::stream::Lines;
+use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
 use crate::api::{self, App, Body, Call, Reply};
 use crate::model::Installed;
@@ -86,8 +87,19 @@ impl Run {
 
     /// Puts a request for the engine together with the way back.
     pub fn question(&self, asked: &Asked<'_>, endpoint: Endpoint, stream: bool, body: Bytes) -> Question {
-        let translator = Translator::new(asked, self.clock, self.facts.clone());
+        let translator =
+            Translator::new(asked, self.clock, self.facts.clone()).splitting(self.splitter(asked, endpoint));
         Question { endpoint, stream, body, translator }
+    }
+
+    /// What looks for thoughts in the answer. The engine reads them in chats only, and only where it has a parser. A raw
+    /// prompt is answered as it comes.
+    fn splitter(&self, asked: &Asked<'_>, endpoint: Endpoint) -> Option<Splitter> {
+        let tags = self.model.card.thought_tags?;
+        match endpoint {
+            Endpoint::Chat => Some(Splitter::new(tags.opened_by_prompt && !tags.read_by_engine)),
+            Endpoint::Completions => asked.context.then(|| Splitter::new(tags.opened_by_prompt)),
+        }
     }
 
     /// Posts and waits for a whole answer.
