@@ -30,7 +30,8 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
-    runner.test("the ollama, openai and anthropic packages for Python work as their users expect", packages(&vllama));
+    let title = "the ollama, openai and anthropic packages for Python work as their users expect";
+    runner.test(title, packages(&vllama, "test_*.py"));
     runner.test("health tells of a ready engine", health(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));
@@ -187,7 +188,8 @@ async fn hang_up(vllama: &Vllama, stream: bool) {
     println!("  free after {} ms, as its metrics tell", gone.elapsed().as_millis());
 }
 
-async fn packages(vllama: &Vllama) {
+/// Runs the tests of `tests/clients` whose files match.
+pub(crate) async fn packages(vllama: &Vllama, files: &str) {
     let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
         println!(
             "skipped: the packages for Python, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` \
@@ -197,7 +199,7 @@ async fn packages(vllama: &Vllama) {
     };
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
     let status = std::process::Command::new(python)
-        .args(["-m", "unittest", "discover", "-v", "-s", tests])
+        .args(["-m", "unittest", "discover", "-v", "-s", tests, "-p", files])
         .env("OLLAMA_HOST", vllama.address.to_string())
         .status()
         .unwrap();

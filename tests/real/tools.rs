@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::answers::packages;
 use crate::harness::Vllama;
 use crate::{Ground, MODEL, Runner};
 
@@ -40,26 +41,10 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("a model with such a template calls and thinks", capabilities(&vllama));
     runner.test("a call arrives whole, streaming and not", call(&vllama));
     runner.test("a conversation goes on after the result of a call", result(&vllama));
+    runner.test("the openai and anthropic packages for Python calls functions", packages(&vllama, "tools_*.py"));
     runner.test("log-probabilities are complete where a call hides the text", logprobs(&vllama));
     runner.test("thoughts are parted from the answer, and kept away when not wanted", thoughts(&vllama));
     runner.test("a schema keeps its order where the model could think", schema(&vllama));
-    runner.test("the openai and anthropic packages for Python call tools", async { packages(&vllama) });
-}
-
-fn packages(vllama: &Vllama) {
-    let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
-        println!(
-            "skipped: packages that call tools, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` sets it"
-        );
-        return;
-    };
-    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
-    let status = Command::new(python)
-        .args(["-m", "unittest", "discover", "-v", "-s", tests, "-p", "tools_*.py"])
-        .env("OLLAMA_HOST", vllama.address.to_string())
-        .env("TOOLS_MODEL", CALLER)
-        .status();
-    assert!(status.unwrap().success());
 }
 
 /// The default model's checkpoint with the template above.

@@ -56,15 +56,15 @@ pub fn put(request: &mut Request, think: Option<Think>, model: &Installed) -> Re
     }
     let Thinking { template, effort } = thinking(think, &model.card);
     // Whoever sends variables for the template knows it better.
-    let template = template.filter(|_| request.member("chat_template_kwargs").is_none());
-    if let Some(switch) = template {
+    let own = request.member("chat_template_kwargs").is_some();
+    if let Some(switch) = template.filter(|_| !own) {
         set_switch(request, switch);
     }
-    // gpt-oss refuses to be told not to think, and an effort beside a switch would be taken for another one.
-    let in_other_words = template.is_some() || model.card.family == "gpt_oss";
+    let thinks = model.card.can(Capability::Thinking);
     if let Some(effort) = effort {
         request.set("reasoning_effort", format!("\"{effort}\"").as_bytes());
-    } else if in_other_words && request.member("reasoning_effort").is_some() {
+    } else if thinks && !(own && template.is_some()) && request.member("reasoning_effort").is_some() {
+        // It has been said by the switch, or the model refuses to be told.
         request.set("reasoning_effort", b"null");
     }
     Ok(())

@@ -84,7 +84,9 @@ fn think(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
         return Ok(());
     }
     let Thinking { template, effort } = thinking(think, &model.card);
-    if let Some(mut asked) = asked.filter(|asked| asked.contains_key("effort")) {
+    let says = asked.as_ref().is_some_and(|asked| asked.contains_key("effort"));
+    if says || (effort.is_some() && (asked.is_some() || request.member("reasoning").is_none())) {
+        let mut asked = asked.unwrap_or_default();
         asked.insert("effort".to_owned(), effort.into());
         request.set("reasoning", Value::Object(asked).to_string().as_bytes());
     }
