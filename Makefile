@@ -64,6 +64,7 @@ chaos: ## everything goes wrong two thousand times while requests run
 
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine
+	@cargo bench --locked --bench chunk
 	@cargo bench --locked --bench gateway
 
 .PHONY: lint

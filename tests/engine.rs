@@ -19,7 +19,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::time::timeout;
 use vllama::engine::{Client, Engine, EngineGone, Installation, Settings, State, Status};
 use vllama::init::{Init, Spawner};
-use vllama::model::plan::{Device, Memory, Plan};
+use vllama::model::plan::{Device, Frontend, Memory, Plan};
 
 const FAKE: &str = env!("CARGO_BIN_EXE_fake-vllm");
 
@@ -118,6 +118,7 @@ impl Ground {
             gpus: 0,
             flags: Vec::new(),
             environment: Vec::new(),
+            frontend: Frontend::Python,
             left_out: Vec::new(),
             extra_environment: Vec::new(),
             refusal: None,

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use vllama::engine::{Engine, Installation, Settings};
 use vllama::gpu::{Pace, Watch};
 use vllama::init::{Init, Spawner};
-use vllama::model::plan::{Choice, Device, Memory, Plan};
+use vllama::model::plan::{Choice, Device, Frontend, Memory, Plan};
 use vllama::model::{Installed, ModelName, Store};
 use vllama::scheduler::{self, Devices, EngineSnapshot, Factory, KeepAlive, LeaseError, Scheduler};
 
@@ -134,6 +134,7 @@ impl Ground {
                     more: Vec::new(),
                     reason: "".into(),
                 }],
+                frontend: Frontend::Python,
                 left_out: Vec::new(),
                 extra_arguments: Vec::new(),
                 extra_environment: Vec::new(),

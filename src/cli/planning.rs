@@ -51,6 +51,7 @@ pub(super) fn wishes_for_all(config: &Config) -> Wishes {
     Wishes {
         extra_arguments: config.engine_arguments.clone(),
         cpu_cache_gib: config.cpu_cache_gib,
+        frontend: config.engine_frontend,
         ..Wishes::default()
     }
 }
@@ -70,6 +71,7 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         heartbeat: _,
         tool_parser,
         reasoning_parser,
+        engine_frontend,
         trust_remote_code,
     } = settings;
     Wishes {
@@ -81,6 +83,7 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         max_model_len: max_model_len.map(Into::into),
         tool_parser,
         reasoning_parser,
+        frontend: engine_frontend.unwrap_or(everywhere.frontend),
         trust_remote_code,
         ..everywhere
     }

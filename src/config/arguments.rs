@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::file::{self, File};
 use super::{Config, ConfigError, SETTINGS, Setting, Voice, host, ollama};
 use crate::model::ModelName;
+use crate::model::plan::FrontendWish;
 
 /// What vllama was asked to do.
 #[derive(Debug)]
@@ -213,6 +214,11 @@ impl Values<'_> {
             .map_err(|_| ConfigError(format!("{place}: '{value}' is no whole number; give one such as 64")))
     }
 
+    fn frontend(&self) -> Result<FrontendWish, ConfigError> {
+        let Some((value, place)) = self.find("engine-frontend") else { return Ok(FrontendWish::default()) };
+        value.parse().map_err(|error| ConfigError(format!("{place}: {error}")))
+    }
+
     /// Words as a shell splits them: quotes keep blanks.
     fn words(&self, flag: &str) -> Result<Vec<String>, ConfigError> {
         let Some((value, place)) = self.find(flag) else { return Ok(Vec::new()) };
@@ -288,6 +294,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         base_models: values.path("base-models-dir").unwrap_or_else(|| "/usr/share/vllama/models".into()),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
         engine_arguments: values.words("engine-args")?.into_iter().chain(trailing(matches)).collect(),
+        engine_frontend: values.frontend()?,
         cpu_cache_gib: values.number("cpu-cache")?,
         gpu_helper: values.path("gpu-helper"),
         start_limit: values.patience("start-timeout", Duration::from_secs(600))?,
@@ -296,6 +303,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         drain: values.time("drain", Duration::from_secs(30))?,
         stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,
         keep_alive: values.text("keep-alive"),
+        context_length: values.number("context-length")?.filter(|length| *length > 0),
         max_queue: size(values.number("max-queue")?.unwrap_or(512)),
         max_loaded: size(values.number("max-loaded-models")?.unwrap_or(0)),
         memory_budget: values.bytes("memory-budget")?,
@@ -454,6 +462,7 @@ mod tests {
             ("OLLAMA_MAX_QUEUE", "-1", "OLLAMA_MAX_QUEUE: '-1' is no whole number"),
             ("VLLAMA_MEMORY_BUDGET", "much", "VLLAMA_MEMORY_BUDGET: 'much' is no amount of memory"),
             ("VLLAMA_LOG_FORMAT", "xml", "'xml' is neither text nor json"),
+            ("VLLAMA_ENGINE_FRONTEND", "go", "VLLAMA_ENGINE_FRONTEND: 'go' is none of python, rust and auto"),
             ("OLLAMA_HOST", "nowhere", "'nowhere' is no IP address"),
         ] {
             let error = parsed(&["serve"], &[(variable, value)]).expect_err(variable).0;

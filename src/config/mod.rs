@@ -1,7 +1,7 @@
 //! What the operator wants: flags over environment over file over defaults, parsed once into one frozen [`Config`].
 //!
 //! In: the command line, the environment and the configuration file; this is the only room that reads the environment.
-//! Out: a [`Verb`] or a [`ConfigError`]. Knows no other room but the names of models.
+//! Out: a [`Verb`] or a [`ConfigError`]. Knows no other room but the names of models and what plans can be asked for.
 
 mod arguments;
 mod file;
@@ -21,6 +21,7 @@ pub use models::{ModelSettings, Size};
 pub use settings::{SETTINGS, Setting};
 
 use crate::model::ModelName;
+use crate::model::plan::FrontendWish;
 
 /// Everything `vllama serve` is told.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Config {
     pub engine: PathBuf,
     /// Arguments for `vllm serve`, last and verbatim.
     pub engine_arguments: Vec<String>,
+    /// Which program answers the engines' requests, for models that do not say themselves.
+    pub engine_frontend: FrontendWish,
     /// GiB of key/value cache on the CPU; `None` = chosen.
     pub cpu_cache_gib: Option<u64>,
     /// The `vllama-gpu` program; `None` = beside this one.
@@ -58,6 +61,8 @@ pub struct Config {
     pub stop_limit: Duration,
     /// Keep-alive as Ollama writes it, `5m` or `-1`; `None` = for ever, since a start of vLLM takes a minute.
     pub keep_alive: Option<String>,
+    /// `num_ctx` of requests and models that say nothing, in tokens; `None` = what the engine takes.
+    pub context_length: Option<u64>,
     /// Most requests that wait, for all models together.
     pub max_queue: usize,
     /// Most models that are loaded at a time; 0 = as many as memory allows.

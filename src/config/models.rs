@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::arguments;
+use crate::model::plan::FrontendWish;
 
 /// What holds for one model, from `[models."NAME"]`; what is not said is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -32,6 +33,8 @@ pub struct ModelSettings {
     pub tool_parser: Option<String>,
     /// vLLM's parser for thoughts, or `none`.
     pub reasoning_parser: Option<String>,
+    /// Which program answers its engine's requests; `None` = as for all models.
+    pub engine_frontend: Option<FrontendWish>,
     /// Whether Python code that comes with the checkpoint may run.
     pub trust_remote_code: bool,
 }

@@ -56,6 +56,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!("engine", ["VLLAMA_ENGINE"], "PROGRAM", "vllm, as found in PATH", "the vllm program"),
     setting!("engine-args", ["VLLAMA_ENGINE_ARGS"], "ARGS", "", "more arguments for `vllm serve`, last and verbatim"),
+    setting!(
+        "engine-frontend",
+        ["VLLAMA_ENGINE_FRONTEND"],
+        "NAME",
+        "auto",
+        "what answers an engine's requests: python, rust (no Anthropic messages, no responses) or auto"
+    ),
     setting!("cpu-cache", ["VLLAMA_CPU_CACHE"], "GIB", "by the memory that is free", "key/value cache on the CPU"),
     setting!("gpu-helper", ["VLLAMA_GPU_HELPER"], "PROGRAM", "vllama-gpu beside vllama", "reads NVML"),
     setting!(
@@ -82,6 +89,13 @@ pub const SETTINGS: &[Setting] = &[
     setting!("drain", ["VLLAMA_DRAIN"], "TIME", "30s", "running requests may finish this long at a stop"),
     setting!("stop-timeout", ["VLLAMA_STOP_TIMEOUT"], "TIME", "15s", "from SIGTERM to SIGKILL for an engine"),
     setting!("keep-alive", ["OLLAMA_KEEP_ALIVE"], "TIME", "-1 (for ever)", "how long an idle model stays loaded"),
+    setting!(
+        "context-length",
+        ["OLLAMA_CONTEXT_LENGTH"],
+        "TOKENS",
+        "0 (what the engine takes)",
+        "longest prompt of requests without num_ctx; the engine's own limit is max_model_len"
+    ),
     setting!("max-queue", ["OLLAMA_MAX_QUEUE"], "NUMBER", "512", "most requests that wait, for all models together"),
     setting!(
         "max-loaded-models",

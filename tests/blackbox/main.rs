@@ -25,6 +25,7 @@ mod models;
 mod openai;
 mod passing;
 mod plans;
+mod prompts;
 mod pulls;
 mod scheduling;
 mod shape;

@@ -13,14 +13,12 @@ const TOO_LONG: &str = "the prompt is longer than the context length currently a
     prompt, adjust the context length in settings, or use a model with a longer context length";
 
 /// What the engine says of requests that a model cannot take, and how it is told: what, and what to do.
-const UNSUITABLE: [(&str, &str); 4] = [
+const UNSUITABLE: [(&str, &str); 6] = [
     ("is not a multimodal model", NO_SENSES),
+    ("unsupported multimodal content", NO_SENSES),
     ("At most 0 ", NO_SENSES),
-    (
-        "\"auto\" tool choice requires",
-        "this model does not support tools: its engine runs without a parser for tool calls; leave `tools` out, or use a \
-         model with the capability tools",
-    ),
+    ("\"auto\" tool choice requires", NO_TOOL_PARSER),
+    (TOOLS_DISABLED, NO_TOOL_PARSER),
     (
         "default chat template is no longer allowed",
         "this model has no chat template and only continues text; send the text to /api/generate with `raw`",
@@ -29,6 +27,12 @@ const UNSUITABLE: [(&str, &str); 4] = [
 
 const NO_SENSES: &str = "this model does not support images or sounds like these: it does not read them; send text only, \
     or use a model with the capability vision or audio";
+
+const NO_TOOL_PARSER: &str = "this model does not support tools: its engine runs without a parser for tool calls; leave \
+    `tools` out, or use a model with the capability tools";
+
+/// How vLLM's Rust frontend says so, and with a 500.
+const TOOLS_DISABLED: &str = "tool parsing is disabled";
 
 /// Why a native request is not answered. `Display` is the text of `{"error":…}`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +132,9 @@ pub enum ApiError {
     /// `raw` with something that needs a template.
     #[error("raw mode does not support template, system, or context")]
     RawConflict,
+    /// A `template` that is no Go template, or asks for what vllama's do not give (§6.7).
+    #[error("invalid template: {0}")]
+    BadTemplate(String),
     /// Something Ollama does and vllama does not; says what to do instead.
     #[error("{0}")]
     NotSupported(String),
@@ -265,7 +272,7 @@ impl ApiError {
             Self::TooLong
         } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             Self::Busy
-        } else if status.is_client_error() {
+        } else if status.is_client_error() || text.contains(TOOLS_DISABLED) {
             let told = UNSUITABLE.iter().find(|(engine, _)| text.contains(engine)).map_or(text, |(_, told)| told);
             Self::Refused(told.to_owned())
         } else if dead {
@@ -387,6 +394,11 @@ mod tests {
             (400, "<html>", refused("the engine gave no reason")),
             (400, r#"{"error":{"message":"m is not a multimodal model","code":400}}"#, refused(NO_SENSES)),
             (400, r#"{"error":{"message":"At most 0 audio(s) may be provided in one prompt."}}"#, refused(NO_SENSES)),
+            (
+                500,
+                r#"{"error":{"message":"failed to submit chat request: tool parsing is disabled by frontend configuration","type":"server_error","param":null,"code":"server_error"}}"#,
+                refused(NO_TOOL_PARSER),
+            ),
             (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
             (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
             (

@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::api::Reply;
 use crate::api::ollama::error::ApiError;
 
+/// Why an engine has no route that others have (decision 0031).
+const FEWER_ROUTES: &str = ": its engine has vLLM's frontend in Rust, which has fewer; set engine_frontend to python";
+
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassError {
@@ -104,9 +107,11 @@ impl EngineError {
             // Of these the native API has words of its own, which say less than the engine's.
             (ApiError::TooLong, Some(message)) => (StatusCode::BAD_REQUEST, message),
             (ApiError::Refused(_), None) if self.status == StatusCode::NOT_FOUND => {
-                (self.status, format!("{:?} does not serve this route", self.asked))
+                // The frontend in Python says something with every 404.
+                let why = if self.body.is_empty() { FEWER_ROUTES } else { "" };
+                (self.status, format!("{:?} does not serve this route{why}", self.asked))
             }
-            (ApiError::Refused(text), _) => (self.status, text.clone()),
+            (ApiError::Refused(text), _) if self.status.is_client_error() => (self.status, text.clone()),
             (error, _) => (error.status(), error.to_string()),
         };
         let message = if self.served == self.asked { message } else { message.replace(&self.served, &self.asked) };
@@ -139,12 +144,19 @@ mod tests {
         let long = told(400, long);
         assert_eq!((long.status.as_u16(), long.param.as_deref()), (400, Some("input_text")));
         assert!(long.message.contains("256 tokens"), "{long:?}");
+        let tools = r#"{"error":{"message":"failed to submit chat request: tool parsing is disabled by frontend configuration","type":"server_error","param":null,"code":"server_error"}}"#;
+        assert_eq!(told(500, tools).status, 400, "a mistake of the client's");
     }
 
     #[test]
     fn what_is_the_engines_own_affair_is_not_passed_on() {
         let missing = told(404, r#"{"detail":"Not Found"}"#);
         assert_eq!((missing.status.as_u16(), missing.message.as_str()), (404, "\"Mini\" does not serve this route"));
+        let fewer = told(404, "").message;
+        assert!(
+            fewer.starts_with("\"Mini\" does not serve this route: ") && fewer.contains("engine_frontend"),
+            "{fewer}"
+        );
         let trace = told(500, r#"{"error":{"message":"boom\nTraceback (most recent call last):\n x"}}"#);
         assert_eq!(trace.status, 500);
         assert!(!trace.message.contains("Traceback"), "{trace:?}");
