@@ -5,6 +5,7 @@
 mod harness;
 
 mod answers;
+mod anthropic;
 mod blobs;
 mod cloud;
 mod command_line;
@@ -32,3 +33,4 @@ mod shape;
 mod thinking;
 mod tools;
 mod transcripts;
+mod vllm_routes;

@@ -40,14 +40,17 @@ mod embeddings;
 mod engine;
 mod fault;
 mod frontend;
+mod messages;
 mod metrics;
 mod openai;
 mod processes;
 mod responses;
 mod run;
+mod scores;
 mod server;
 mod settings;
 mod sleep;
+mod speech;
 mod startup;
 mod vocabulary;
 
