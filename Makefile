@@ -58,6 +58,13 @@ test: ## set everything up and run all tests
 test-fast: ## everything but the real engine
 	@tests/run fast
 
+.PHONY: fuzz
+fuzz: ## look for inputs that break what reads them: FUZZ_SECONDS for each target
+	@fuzz/run $(FUZZ_SECONDS)
+
+# For each of some thirteen targets.
+FUZZ_SECONDS ?= 120
+
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine
 	@cargo bench --locked --bench gateway

@@ -71,7 +71,8 @@ pub fn headers_of(files: &[PathBuf]) -> io::Result<Vec<Tensor>> {
 pub fn summary(tensors: &[Tensor]) -> (u64, &str) {
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in tensors {
-        *bytes.entry(&tensor.dtype).or_default() += tensor.bytes();
+        let sum = bytes.entry(&tensor.dtype).or_default();
+        *sum = sum.saturating_add(tensor.bytes());
     }
     let parameters = tensors.iter().fold(0, |sum: u64, tensor| sum.saturating_add(tensor.elements()));
     let dtype = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or("", |(dtype, _)| dtype);

@@ -35,6 +35,7 @@ pub mod run;
 pub mod show;
 pub mod sse;
 pub mod stream;
+pub mod surrogates;
 pub mod think;
 pub mod tool_calls;
 pub mod types;
