@@ -138,6 +138,18 @@ pub async fn first_lines(target: &Target, number: usize) -> Times {
     times
 }
 
+/// One vector, which needs the embedding model.
+pub async fn embed(target: &Target, model: &str) {
+    let mut wire = target.connect().await;
+    let body = format!("{{\"model\":\"{model}\",\"input\":\"why is the sky blue?\"}}");
+    wire.write_all(&post("/api/embed", &body)).await.expect("a request on its way");
+    let mut bytes = Vec::new();
+    while !is_complete(&bytes) {
+        assert_ne!(wire.read_buf(&mut bytes).await.expect("an answer"), 0, "the connection stays open");
+    }
+    assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes));
+}
+
 async fn one_stream(target: Target, request: Vec<u8>, words: usize, timed: bool) -> Streams {
     let mut wire = target.connect().await;
     let mark = memmem::Finder::new(target.mark());

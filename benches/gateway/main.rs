@@ -12,6 +12,7 @@ mod model;
 mod relay;
 mod scheduler;
 mod server;
+mod swap;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,9 +72,12 @@ fn main() {
         if wanted("silent") {
             silent().await;
         }
-        // Only when asked for: it takes minutes.
+        // Only when asked for: they take minutes.
         if parts.iter().any(|word| word == "real") {
             real().await;
+        }
+        if parts.iter().any(|word| word == "swap") {
+            swap().await;
         }
     });
 }
@@ -196,7 +200,7 @@ async fn real() {
         println!("skipped: the real engine, since VLLAMA_TEST_VENV names no virtual environment");
         return;
     };
-    let server = Server::start_real(Path::new(&venv)).await;
+    let server = Server::start_real(Path::new(&venv), &[]).await;
     let targets = [server.engine(), server.gateway()];
     load::stories(&targets[0], 10, 10).await;
     for (users, tokens) in [(1, 100), (10, 100), (50, 50)] {
@@ -214,6 +218,19 @@ async fn real() {
         let measure = format!("tokens a second, real engine, {users} users");
         row(&measure, [&format!("{direct:.1}"), "", &format!("{vllama:.1}")], &format!("× {:.3}", vllama / direct));
     }
+}
+
+/// Seconds to the first token: of a bare start of vLLM, and of a swap.
+async fn swap() {
+    let Some(venv) = std::env::var_os("VLLAMA_TEST_VENV") else {
+        println!("skipped: swaps, since VLLAMA_TEST_VENV names no virtual environment");
+        return;
+    };
+    let mut times = swap::measure(Path::new(&venv)).await;
+    let [direct, vllama] = times.each_mut().map(|times| percentile(times, 50));
+    let measure = "first token after a swap, beside a bare start, median (s)";
+    row(measure, [&format!("{direct:.1}"), "", &format!("{vllama:.1}")], &format!("× {:.2}", vllama / direct));
+    println!("\nbare starts {:.1?}, swaps {:.1?}", times[0], times[1]);
 }
 
 async fn silent() {

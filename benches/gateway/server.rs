@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use crate::model;
 
+/// The embedding model that lies beside the default model.
+pub const EMBEDDER: &str = "all-minilm";
+
 /// A running vllama; stopped when dropped.
 pub struct Server {
     /// Where it listens.
@@ -60,23 +63,29 @@ impl Server {
         Self::start_in(directory, Path::new(env!("CARGO_BIN_EXE_fake-vllm")), &environment)
     }
 
-    /// Starts it with the engine of a virtual environment and the default model, and waits until that is ready.
-    pub async fn start_real(venv: &Path) -> Self {
+    /// Starts it with the engine of a virtual environment, the default model and the embedding model, and waits until the
+    /// first is ready.
+    pub async fn start_real(venv: &Path, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("vllama-bench-").tempdir().expect("a temporary directory");
         let engine = venv.join("bin/vllm");
-        let file = std::fs::read_dir(venv.join("share/vllama")).expect("the default model's directory");
-        let file =
-            file.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "gguf"));
-        let status = Command::new(binary())
-            .arg("import")
-            .arg("--engine")
-            .arg(&engine)
-            .arg("--models-dir")
-            .arg(directory.path().join("models"))
-            .args([file.expect("the default model's file"), model::NAME.into()])
-            .status();
-        assert!(status.expect("the import runs").success());
-        Self::start_in(directory, &engine, &[])
+        let files = std::fs::read_dir(venv.join("share/vllama")).expect("the default models' directory");
+        for file in files.flatten().map(|entry| entry.path()) {
+            let name = match file.extension() {
+                Some(end) if end == "gguf" => model::NAME,
+                _ if file.join("config.json").is_file() => EMBEDDER,
+                _ => continue,
+            };
+            let status = Command::new(binary())
+                .arg("import")
+                .arg("--engine")
+                .arg(&engine)
+                .arg("--models-dir")
+                .arg(directory.path().join("models"))
+                .args([file, name.into()])
+                .status();
+            assert!(status.expect("the import runs").success());
+        }
+        Self::start_in(directory, &engine, environment)
     }
 
     fn start_in(directory: TempDir, engine: &Path, environment: &[(&str, &str)]) -> Self {

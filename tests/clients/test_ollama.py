@@ -67,7 +67,8 @@ class OllamaPackage(unittest.TestCase):
         )
         self.assertEqual([step.status for step in made][-1], "success")
         shown = ollama.show("client-mario")
-        self.assertEqual(shown.parameters.split(), ["temperature", "0", "stop", '"</s>"'])
+        # What the new one does not set it has from its base.
+        self.assertEqual(shown.parameters.split(), ["temperature", "0", "stop", '"</s>"', "top_p", "0.9"])
         self.assertEqual(shown.details.parent_model, MODEL)
         self.assertEqual(ollama.copy("client-mario", "client-luigi").status, "success")
         self.assertEqual(ollama.create("client-luigi", from_="client-luigi", license="MIT").status, "success")
