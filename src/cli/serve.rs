@@ -62,6 +62,9 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     // Before the store: who holds this lock knows that nothing of a killed vllama holds others.
     let run_lock = run_directory::lock(&config.run)?;
     let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {

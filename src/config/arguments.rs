@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, File};
-use super::{Config, ConfigError, SETTINGS, Setting, Voice, host};
+use super::{Config, ConfigError, SETTINGS, Setting, Voice, host, ollama};
 use crate::model::ModelName;
 
 /// What vllama was asked to do.
@@ -172,6 +172,9 @@ fn with_settings(command: Command) -> Command {
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("tell events as JSON, one a line"))
 }
 
+/// More than a hundred years, and small enough to be added to any moment.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// The values of all settings, as text.
 struct Values<'a> {
     matches: &'a ArgMatches,
@@ -187,7 +190,7 @@ impl Values<'_> {
             return Some((value.clone(), format!("--{flag}")));
         }
         let variable = setting.variables.iter().find_map(|variable| {
-            let value = self.environment.get(*variable)?.trim();
+            let value = ollama::trimmed(variable, self.environment.get(*variable)?);
             (!value.is_empty()).then(|| (value.to_owned(), (*variable).to_owned()))
         });
         variable.or_else(|| self.file.setting(flag))
@@ -226,6 +229,17 @@ impl Values<'_> {
         })
     }
 
+    /// A time to wait at most; zero and less are for ever, as Ollama has it.
+    fn patience(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
+        if self.text(flag).is_some_and(|value| value.starts_with('-')) {
+            return Ok(FOREVER);
+        }
+        Ok(match self.time(flag, default)? {
+            Duration::ZERO => FOREVER,
+            time => time,
+        })
+    }
+
     /// A time: `90`, `90s`, `10m`, `1h30m`.
     fn time(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
         let Some((value, place)) = self.find(flag) else { return Ok(default) };
@@ -261,7 +275,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
             other => return Err(ConfigError(format!("{place}: '{other}' is neither text nor json"))),
         },
     };
-    let debug = variable("OLLAMA_DEBUG").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
+    let level = ollama::log_level(variable("OLLAMA_DEBUG").map(String::as_str));
     let quiet = matches.get_flag("quiet");
     Ok(Config {
         model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
@@ -272,7 +286,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         engine_arguments: values.words("engine-args")?.into_iter().chain(trailing(matches)).collect(),
         cpu_cache_gib: values.number("cpu-cache")?,
         gpu_helper: values.path("gpu-helper"),
-        start_limit: values.time("start-timeout", Duration::from_secs(600))?,
+        start_limit: values.patience("start-timeout", Duration::from_secs(600))?,
         drain: values.time("drain", Duration::from_secs(30))?,
         stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,
         keep_alive: values.text("keep-alive"),
@@ -294,7 +308,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
             .collect(),
         json_logs,
         colour: variable("NO_COLOR").is_none(),
-        log: values.text("log").unwrap_or_else(|| if debug { "debug" } else { "info" }.to_owned()),
+        log: values.text("log").unwrap_or_else(|| level.to_owned()),
         voice: match (matches.get_flag("json"), quiet) {
             (true, _) => Voice::Json,
             (false, true) => Voice::Quiet,
@@ -302,6 +316,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         },
         state,
         run,
+        warnings: ollama::without_effect(&environment),
         settings_by_model: file.models,
         environment: environment.into_iter().collect(),
     })
@@ -379,6 +394,15 @@ mod tests {
         assert_eq!((config.drain, config.stop_limit), (Duration::from_secs(5), Duration::from_secs(15)));
         assert_eq!(config.model.map(|name| name.display()).as_deref(), Some("SmolLM2:135m"));
         assert_eq!(served(&[], &[("OLLAMA_MODELS", "/b")]).models, Path::new("/b"));
+    }
+
+    #[test]
+    fn a_start_may_be_waited_for_without_end() {
+        for (value, seconds) in [("\"5m\"", 300), ("0", u64::from(u32::MAX)), ("-1s", u64::from(u32::MAX))] {
+            let config = served(&[], &[("OLLAMA_LOAD_TIMEOUT", value)]);
+            assert_eq!(config.start_limit, Duration::from_secs(seconds), "{value}");
+        }
+        assert_eq!(served(&[], &[("OLLAMA_NUM_PARALLEL", "4")]).warnings.len(), 1);
     }
 
     #[test]

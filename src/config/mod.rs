@@ -7,6 +7,7 @@ mod arguments;
 mod file;
 mod host;
 mod models;
+mod ollama;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -80,6 +81,8 @@ pub struct Config {
     pub voice: Voice,
     /// vllama's own environment, for engines.
     pub environment: Vec<(String, String)>,
+    /// What the operator should know about the environment: one sentence each.
+    pub warnings: Vec<String>,
     /// What the configuration file says about single models, by [`ModelName::key`].
     pub settings_by_model: BTreeMap<[String; 4], ModelSettings>,
 }

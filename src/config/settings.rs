@@ -60,10 +60,10 @@ pub const SETTINGS: &[Setting] = &[
     setting!("gpu-helper", ["VLLAMA_GPU_HELPER"], "PROGRAM", "vllama-gpu beside vllama", "reads NVML"),
     setting!(
         "start-timeout",
-        ["VLLAMA_START_TIMEOUT"],
+        ["VLLAMA_START_TIMEOUT", "OLLAMA_LOAD_TIMEOUT"],
         "TIME",
         "10m",
-        "a start that says nothing this long is given up"
+        "a start that says nothing this long is given up; 0 is never"
     ),
     setting!("drain", ["VLLAMA_DRAIN"], "TIME", "30s", "running requests may finish this long at a stop"),
     setting!("stop-timeout", ["VLLAMA_STOP_TIMEOUT"], "TIME", "15s", "from SIGTERM to SIGKILL for an engine"),
@@ -106,7 +106,7 @@ pub const SETTINGS: &[Setting] = &[
         ["VLLAMA_LOG"],
         "FILTER",
         "info",
-        "log level, or per target: info,vllm=debug; OLLAMA_DEBUG=1 is debug"
+        "log level, or per target: info,vllm=debug; OLLAMA_DEBUG=1 is debug, 2 trace"
     ),
     setting!("log-format", ["VLLAMA_LOG_FORMAT"], "FORMAT", "text", "text or json"),
 ];

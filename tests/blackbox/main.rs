@@ -6,6 +6,7 @@ mod harness;
 
 mod answers;
 mod blobs;
+mod cloud;
 mod command_line;
 mod deaths;
 mod edges;
@@ -23,4 +24,6 @@ mod plans;
 mod pulls;
 mod scheduling;
 mod shape;
+mod thinking;
+mod tools;
 mod transcripts;

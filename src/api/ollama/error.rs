@@ -12,6 +12,24 @@ use crate::scheduler::{EngineGone, LeaseError};
 const TOO_LONG: &str = "the prompt is longer than the context length currently available to the model; shorten the \
     prompt, adjust the context length in settings, or use a model with a longer context length";
 
+/// What the engine says of requests that a model cannot take, and how it is told: what, and what to do.
+const UNSUITABLE: [(&str, &str); 4] = [
+    ("is not a multimodal model", NO_SENSES),
+    ("At most 0 ", NO_SENSES),
+    (
+        "\"auto\" tool choice requires",
+        "this model does not support tools: its engine runs without a parser for tool calls; leave `tools` out, or use a \
+         model with the capability tools",
+    ),
+    (
+        "default chat template is no longer allowed",
+        "this model has no chat template and only continues text; send the text to /api/generate with `raw`",
+    ),
+];
+
+const NO_SENSES: &str = "this model does not support images or sounds like these: it does not read them; send text only, \
+    or use a model with the capability vision or audio";
+
 /// Why a native request is not answered. `Display` is the text of `{"error":…}`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -42,6 +60,9 @@ pub enum ApiError {
     /// A model of Ollama's cloud.
     #[error("ollama cloud is disabled: {0}")]
     Cloud(&'static str),
+    /// Something only an account of Ollama's cloud may do; Ollama's words.
+    #[error("{0}")]
+    Unauthorized(&'static str),
     /// Not installed; the name as the route shows it.
     #[error("model '{0}' not found")]
     NotFound(String),
@@ -193,6 +214,7 @@ impl ApiError {
             Self::Upload(refused) => refused.status,
             Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Failed(_) | Self::Gone | Self::Import(_) | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             // What Ollama's registry says comes as 500, also where there is no such model (§14).
             Self::Pull(PullError::Registry(_) | PullError::Gguf(_) | PullError::Unsuitable(_)) => {
@@ -229,7 +251,8 @@ impl ApiError {
         } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             Self::Busy
         } else if status.is_client_error() {
-            Self::Refused(text.to_owned())
+            let told = UNSUITABLE.iter().find(|(engine, _)| text.contains(engine)).map_or(text, |(_, told)| told);
+            Self::Refused(told.to_owned())
         } else if dead {
             Self::Gone
         } else {
@@ -326,6 +349,7 @@ mod tests {
                 403,
                 "ollama cloud is disabled: remote inference is unavailable",
             ),
+            (ApiError::Unauthorized("unauthorized"), 401, "unauthorized"),
         ] {
             assert_eq!((error.status().as_u16(), error.to_string().as_str()), (status, text));
         }
@@ -346,6 +370,8 @@ mod tests {
             (404, r#"{"detail":"Not Found"}"#, refused("Not Found")),
             (400, r#"{"object":"error","message":"old shape"}"#, refused("old shape")),
             (400, "<html>", refused("the engine gave no reason")),
+            (400, r#"{"error":{"message":"m is not a multimodal model","code":400}}"#, refused(NO_SENSES)),
+            (400, r#"{"error":{"message":"At most 0 audio(s) may be provided in one prompt."}}"#, refused(NO_SENSES)),
             (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
             (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
             (

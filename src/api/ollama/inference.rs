@@ -15,7 +15,7 @@ use super::response::{Asked, Shape, loaded};
 use super::run::{Question, Run};
 use super::think::{self, Think, Thinking};
 use super::types::{ChatRequest, GenerateRequest};
-use super::{JSON, format, json, keep_alive};
+use super::{JSON, format, json, keep_alive, tools};
 use crate::api::{self, App, Call, Reply};
 use crate::model::{Capability, Installed};
 use crate::scheduler::KeepAlive;
@@ -118,8 +118,7 @@ async fn prepare_chat(app: &App, call: &Call) -> Result<Step, ApiError> {
     if !model.card.can(Capability::Completion) {
         return Err(ApiError::Unable(format!("{asked:?}"), "chat"));
     }
-    // An empty list of tools is an error in the engine.
-    let tools = request.tools.filter(|tools| has_elements(tools));
+    let tools = tools::parse(request.tools)?;
     if tools.is_some() && !model.card.can(Capability::Tools) {
         return Err(ApiError::Unable(model.name.full(), "tools"));
     }
@@ -139,11 +138,6 @@ async fn prepare_chat(app: &App, call: &Call) -> Result<Step, ApiError> {
     let asked = Asked { shape: Shape::Chat, model: asked, logprobs: wishes.logprobs, context: false };
     let question = run.question(&asked, Endpoint::Chat, stream, body);
     Ok(Step::Ask(run, Box::new(question)))
-}
-
-fn has_elements(list: &RawValue) -> bool {
-    let inside = list.get().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    inside.is_some_and(|inside| !inside.trim().is_empty())
 }
 
 /// `POST /api/generate`.

@@ -7,6 +7,7 @@
 
 pub mod blobs;
 pub mod change;
+pub mod cloud;
 pub mod copy;
 pub mod create;
 pub mod delete;
@@ -28,6 +29,7 @@ pub mod order;
 pub mod prelude;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod request;
 pub mod response;
 pub mod routes;
@@ -37,9 +39,14 @@ pub mod sse;
 pub mod stream;
 pub mod surrogates;
 pub mod think;
+pub mod thoughts;
 pub mod tool_calls;
+pub mod tools;
 pub mod types;
 pub mod vectors;
+
+#[cfg(test)]
+mod replay_tests;
 
 /// The version that `/api/version` reports: a recent release of Ollama whose behaviour this follows. Clients compare it
 /// with the oldest they support, digit by digit (§13.1), so it must be a plain Ollama number; vllama's own version is

@@ -5,11 +5,12 @@ use super::error::ApiError;
 use super::json;
 use super::messages::{Turn, turns};
 use super::types::{ChatRequest, GenerateRequest, Message};
-use crate::model::Installed;
+use crate::model::{Card, Installed};
 
 /// A model's own part, kept while the turns that borrow from it are put together.
 pub struct Prelude<'m> {
     system: &'m str,
+    card: &'m Card,
     /// The messages as JSON; empty when there are none, which costs nothing.
     text: String,
 }
@@ -24,7 +25,7 @@ impl<'m> Prelude<'m> {
             // JSON always becomes text.
             messages => serde_json::to_string(messages).unwrap_or_default(),
         };
-        Self { system: &overlay.system, text }
+        Self { system: &overlay.system, card: &model.card, text }
     }
 
     /// Its messages; they were checked when the model was made.
@@ -41,7 +42,7 @@ impl<'m> Prelude<'m> {
         let first = request.messages.first();
         let begun = first.is_some_and(|message| message.role.eq_ignore_ascii_case("system"));
         let system = if begun { "" } else { self.system };
-        let rest = turns(own.iter().chain(&request.messages))?;
+        let rest = turns(own.iter().chain(&request.messages), self.card)?;
         Ok(spoken("system", system).into_iter().chain(rest).collect())
     }
 
@@ -58,7 +59,7 @@ impl<'m> Prelude<'m> {
         let system = if request.system.is_empty() { self.system } else { &request.system };
         let own = if request.context.is_empty() { own } else { &[] };
         let prompt = Turn::new("user", &request.prompt, &request.images);
-        Ok(spoken("system", system).into_iter().chain(turns(own)?).chain([prompt]).collect())
+        Ok(spoken("system", system).into_iter().chain(turns(own, self.card)?).chain([prompt]).collect())
     }
 }
 

@@ -194,7 +194,7 @@ mod tests {
     use crate::api::ollama::messages::turns;
     use crate::api::ollama::options::{Limit, Options};
     use crate::api::ollama::types::ChatRequest;
-    use crate::model::GenerationDefaults;
+    use crate::model::{Card, GenerationDefaults};
 
     fn common<'a>(options: &'a Options, stream: bool, always: bool) -> Common<'a> {
         let limit = Limit { max_model_len: 2048, always };
@@ -205,7 +205,7 @@ mod tests {
     fn chat_of(body: &str, thinking: Thinking, logprobs: Logprobs) -> String {
         let request: ChatRequest = json::decode(body).expect("the test's JSON");
         let options = Options::parse(request.options).expect("good options");
-        let turns = turns(&request.messages).expect("a good history");
+        let turns = turns(&request.messages, &Card::default()).expect("a good history");
         let stream = request.stream.unwrap_or(true);
         let bytes = chat(common(&options, stream, false), &turns, request.tools, thinking, logprobs);
         String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8")
@@ -229,8 +229,10 @@ mod tests {
 
     #[test]
     fn thinking_and_logprobs_are_asked_for() {
-        let thinking =
-            Thinking { template: Some(Switch { enable_thinking: true, thinking: true }), effort: Some("low") };
+        let thinking = Thinking {
+            template: Some(Switch { enable_thinking: true, thinking: true, thinking_budget: None }),
+            effort: Some("low"),
+        };
         let body = r#"{"model":"x","messages":[{"role":"user","content":"Hi"}]}"#;
         let request = chat_of(body, thinking, Some(3));
         let end = r#""logprobs":true,"top_logprobs":3,"chat_template_kwargs":{"enable_thinking":true,"thinking":true},"reasoning_effort":"low"}"#;

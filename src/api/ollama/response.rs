@@ -2,6 +2,7 @@
 //!
 //! The way of every token: pieces are parsed without a tree, strings are borrowed, constant parts are copied.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use super::engine::{Choice, Metrics, Piece, Usage};
 use super::error::ApiError;
 use super::logprobs;
 use super::request::Logprobs;
+use super::thoughts::{Parts, Splitter};
 use super::tool_calls::{ToolCall, ToolCalls};
 use crate::telemetry::{Facts, Timestamp};
 
@@ -72,6 +74,8 @@ pub struct Translator {
     facts: Arc<Facts>,
     thought: bool,
     answered: bool,
+    /// Where the engine leaves thoughts in the text.
+    splitter: Option<Splitter>,
     calls: ToolCalls,
     context: Vec<u32>,
     finish: Option<&'static str>,
@@ -92,8 +96,8 @@ struct Line<'a> {
 /// What a piece of the engine's answer holds for the client.
 #[derive(Default)]
 struct News<'a> {
-    content: &'a str,
-    thinking: &'a str,
+    content: Cow<'a, str>,
+    thinking: Cow<'a, str>,
     logprobs: Vec<u8>,
     /// Whether it shows that the engine is at work.
     begun: bool,
@@ -112,12 +116,19 @@ impl Translator {
             facts,
             thought: false,
             answered: false,
+            splitter: None,
             calls: ToolCalls::default(),
             context: Vec::new(),
             finish: None,
             usage: Usage::default(),
             metrics: Metrics::default(),
         }
+    }
+
+    /// Looks for thoughts in the text of the answer, as long as the engine sends none beside it.
+    #[must_use]
+    pub fn splitting(self, splitter: Option<Splitter>) -> Self {
+        Self { splitter, ..self }
     }
 
     /// Takes in the data of one event of a stream and writes the lines it gives, which may be none.
@@ -139,10 +150,10 @@ impl Translator {
         if !news.thinking.is_empty() {
             // They belong to the last line of the piece.
             let logprobs = if news.content.is_empty() { std::mem::take(&mut logprobs) } else { &[] };
-            self.line(out, Line { thinking: news.thinking, logprobs, ..Line::default() }, false);
+            self.line(out, Line { thinking: &news.thinking, logprobs, ..Line::default() }, false);
         }
         if !news.content.is_empty() || !logprobs.is_empty() {
-            self.line(out, Line { content: news.content, logprobs, ..Line::default() }, false);
+            self.line(out, Line { content: &news.content, logprobs, ..Line::default() }, false);
         }
         if self.finish.is_some() {
             for call in self.calls.take() {
@@ -163,7 +174,7 @@ impl Translator {
             return Err(ApiError::Failed("the engine gave no answer".to_owned()));
         }
         let calls = self.calls.take();
-        let line = Line { content: news.content, thinking: news.thinking, calls: &calls, logprobs: &news.logprobs };
+        let line = Line { content: &news.content, thinking: &news.thinking, calls: &calls, logprobs: &news.logprobs };
         self.line(out, line, true);
         Ok(())
     }
@@ -191,12 +202,20 @@ impl Translator {
             self.finish = Some(done_reason(reason)?);
             news.begun = true;
         }
+        let reasoning = choice.delta.reasoning.as_deref().unwrap_or_default();
+        let text = choice.delta.content.as_deref().or(choice.text.as_deref()).unwrap_or_default();
+        if !reasoning.is_empty() {
+            self.splitter = None;
+        }
+        let parts = match &mut self.splitter {
+            Some(splitter) => splitter.split(text, self.finish.is_some()),
+            None => Parts { thinking: reasoning.into(), content: text.into() },
+        };
         // Reasoning parsers leave the line breaks around their tags; Ollama does not (§6.5).
-        let thinking = choice.delta.reasoning.as_deref().unwrap_or_default();
-        news.thinking = if self.thought { thinking } else { thinking.trim_start() };
+        news.thinking = if self.thought { parts.thinking } else { without_leading_space(parts.thinking) };
         self.thought |= !news.thinking.is_empty();
-        let content = choice.delta.content.as_deref().or(choice.text.as_deref()).unwrap_or_default();
-        news.content = if self.thought && !self.answered { content.trim_start() } else { content };
+        let begins = self.thought && !self.answered;
+        news.content = if begins { without_leading_space(parts.content) } else { parts.content };
         self.answered |= !news.content.is_empty();
         news.begun |= !news.thinking.is_empty() || !news.content.is_empty() || !news.logprobs.is_empty();
         if news.begun && self.clock.first.is_none() {
@@ -317,6 +336,13 @@ fn begin(out: &mut BytesMut, head: &[u8]) {
 fn string(out: &mut BytesMut, text: &str) {
     // Writing a string into memory does not fail.
     let _ = serde_json::to_writer(out.writer(), text);
+}
+
+fn without_leading_space(text: Cow<'_, str>) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => text.trim_start().into(),
+        Cow::Owned(text) => text.trim_start().to_owned().into(),
+    }
 }
 
 /// Whole nanoseconds, and never 0: clients divide by them, and Ollama leaves zeros out (§7).

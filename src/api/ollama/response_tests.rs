@@ -249,31 +249,6 @@ fn a_recorded_chat_is_told_in_ollamas_words() {
 }
 
 #[test]
-fn recorded_streams_give_the_same_lines_wherever_they_are_cut() {
-    for (stream, shape, logprobs, context) in [
-        (recorded!("chat-stream"), Shape::Chat, None, false),
-        (recorded!("chat-stream-token-ids"), Shape::Generate, None, true),
-        (recorded!("chat-stream-logprobs"), Shape::Chat, Some(3), false),
-        (recorded!("chat-stream-stop"), Shape::Chat, None, false),
-        (recorded!("completion-stream-token-ids"), Shape::Generate, None, true),
-        (recorded!("completion-stream-logprobs"), Shape::Generate, Some(2), false),
-    ] {
-        let whole = replay(shape, logprobs, context, &[stream]);
-        // Every length of pieces up to a whole event puts a cut at every place of some event.
-        for length in (1..stream.len().min(700)).step_by(3) {
-            let pieces: Vec<&[u8]> = stream.chunks(length).collect();
-            assert_eq!(replay(shape, logprobs, context, &pieces), whole, "cut every {length} bytes");
-        }
-    }
-    let stream = recorded!("chat-stream-stop");
-    let whole = replay(Shape::Chat, None, false, &[stream]);
-    for cut in 0..stream.len() {
-        let (one, two) = stream.split_at(cut);
-        assert_eq!(replay(Shape::Chat, None, false, &[one, two]), whole, "cut at {cut}");
-    }
-}
-
-#[test]
 fn a_recorded_stream_and_the_whole_answer_hold_the_same_context() {
     let lines = replay(Shape::Generate, None, true, &[recorded!("chat-stream-token-ids")]);
     let streamed: Value = serde_json::from_str(lines.last().expect("a last line")).expect("JSON");

@@ -13,6 +13,7 @@ use super::options::{Limit, Options};
 use super::request::{Common, Endpoint};
 use super::response::{Asked, Clock, Translator};
 use super::stream::Lines;
+use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
 use crate::api::{self, App, Body, Call, Reply};
 use crate::model::Installed;
@@ -86,8 +87,20 @@ impl Run {
 
     /// Puts a request for the engine together with the way back.
     pub fn question(&self, asked: &Asked<'_>, endpoint: Endpoint, stream: bool, body: Bytes) -> Question {
-        let translator = Translator::new(asked, self.clock, self.facts.clone());
+        let translator =
+            Translator::new(asked, self.clock, self.facts.clone()).splitting(self.splitter(asked, endpoint));
         Question { endpoint, stream, body, translator }
+    }
+
+    /// What reads the thoughts in the answer, where the engine does not: it reads them in chats only, and only where it
+    /// has a parser. A raw prompt is answered as it comes.
+    fn splitter(&self, asked: &Asked<'_>, endpoint: Endpoint) -> Option<Splitter> {
+        let tags = self.model.card.thought_tags?;
+        let needed = match endpoint {
+            Endpoint::Chat => !tags.read_by_engine,
+            Endpoint::Completions => asked.context,
+        };
+        needed.then(|| Splitter::new(tags.opened_by_prompt))
     }
 
     /// Posts and waits for a whole answer.

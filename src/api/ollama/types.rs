@@ -219,6 +219,18 @@ object! {
     }
 }
 
+object! {
+    /// `POST /api/push`.
+    pub struct PushRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// The same under its old name; some clients send only this one (§13.2).
+        pub name: Text<'a>,
+        /// Whether to stream; absent is true.
+        pub stream: Option<bool>,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

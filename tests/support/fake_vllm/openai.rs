@@ -451,6 +451,11 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
             return Err(Refusal::new(400, "BadRequestError", message));
         }
         let last = messages.iter().rev().find(|message| message["role"] == "user").map(answer::content);
+        let parts = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
+        if parts.into_iter().any(|part| part["type"] != "text") && !engine.arguments.reads_images() {
+            let message = format!("{} is not a multimodal model", engine.arguments.served_names[0]);
+            return Err(Refusal::new(400, "BadRequestError", message));
+        }
         let generation = body["add_generation_prompt"].as_bool().unwrap_or(true);
         (vocabulary.tokens(&answer::render_chat(messages, generation)), last.unwrap_or_default())
     } else {
