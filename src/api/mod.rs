@@ -40,6 +40,8 @@ pub struct App {
     pub default_model: Option<ModelName>,
     /// What the hardware helper last said about the GPUs; `None` when there are none or nothing is known. Must not wait.
     pub gpus: Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>,
+    /// `num_ctx` of requests and models that say nothing, in tokens; `None` = what the engine takes.
+    pub context_length: Option<u64>,
     /// When vllama started.
     pub started: Instant,
 }

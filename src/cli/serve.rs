@@ -154,6 +154,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         pulls: pulls.clone(),
         default_model: model.as_ref().map(|model| model.name.clone()),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
+        context_length: config.context_length,
         started: begun,
     });
     if let Some(model) = &model {

@@ -290,6 +290,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         drain: values.time("drain", Duration::from_secs(30))?,
         stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,
         keep_alive: values.text("keep-alive"),
+        context_length: values.number("context-length")?.filter(|length| *length > 0),
         max_queue: size(values.number("max-queue")?.unwrap_or(512)),
         max_loaded: size(values.number("max-loaded-models")?.unwrap_or(0)),
         memory_budget: values.bytes("memory-budget")?,

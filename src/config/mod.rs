@@ -53,6 +53,8 @@ pub struct Config {
     pub stop_limit: Duration,
     /// Keep-alive as Ollama writes it, `5m` or `-1`; `None` = for ever, since a start of vLLM takes a minute.
     pub keep_alive: Option<String>,
+    /// `num_ctx` of requests and models that say nothing, in tokens; `None` = what the engine takes.
+    pub context_length: Option<u64>,
     /// Most requests that wait, for all models together.
     pub max_queue: usize,
     /// Most models that are loaded at a time; 0 = as many as memory allows.

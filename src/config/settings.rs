@@ -68,6 +68,13 @@ pub const SETTINGS: &[Setting] = &[
     setting!("drain", ["VLLAMA_DRAIN"], "TIME", "30s", "running requests may finish this long at a stop"),
     setting!("stop-timeout", ["VLLAMA_STOP_TIMEOUT"], "TIME", "15s", "from SIGTERM to SIGKILL for an engine"),
     setting!("keep-alive", ["OLLAMA_KEEP_ALIVE"], "TIME", "-1 (for ever)", "how long an idle model stays loaded"),
+    setting!(
+        "context-length",
+        ["OLLAMA_CONTEXT_LENGTH"],
+        "TOKENS",
+        "0 (what the engine takes)",
+        "longest prompt of requests without num_ctx; the engine's own limit is max_model_len"
+    ),
     setting!("max-queue", ["OLLAMA_MAX_QUEUE"], "NUMBER", "512", "most requests that wait, for all models together"),
     setting!(
         "max-loaded-models",

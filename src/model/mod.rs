@@ -6,6 +6,7 @@
 pub mod card;
 pub mod digest;
 pub mod directory;
+pub mod fill_in;
 pub mod gather;
 pub mod library;
 pub mod manifest;

@@ -21,6 +21,7 @@ mod logs;
 mod many;
 mod models;
 mod plans;
+mod prompts;
 mod pulls;
 mod scheduling;
 mod shape;

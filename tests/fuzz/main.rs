@@ -84,6 +84,7 @@ targets! {
     create: any_body_of_a_create_is_refused_or_understood,
     options: any_options_are_refused_or_within_what_the_engine_takes,
     model_of_a_body: nothing_but_the_model_changes_in_any_body,
+    template: any_template_is_refused_or_ends,
     stream: any_stream_of_an_engine_is_the_same_at_every_cut,
     whole_answer: any_answer_of_an_engine_becomes_one_line_or_an_error,
     vectors: any_vectors_of_an_engine_become_numbers_or_an_error,

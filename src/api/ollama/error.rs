@@ -125,6 +125,9 @@ pub enum ApiError {
     /// `raw` with something that needs a template.
     #[error("raw mode does not support template, system, or context")]
     RawConflict,
+    /// A `template` that is no Go template, or asks for what vllama's do not give (§6.7).
+    #[error("invalid template: {0}")]
+    BadTemplate(String),
     /// Something Ollama does and vllama does not; says what to do instead.
     #[error("{0}")]
     NotSupported(String),

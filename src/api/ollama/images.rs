@@ -66,6 +66,15 @@ impl Serialize for Base64<'_> {
 }
 
 impl<'a> Part<'a> {
+    /// Its text, if it is text.
+    #[must_use]
+    pub fn text(&self) -> Option<&'a str> {
+        match self {
+            Self::Text { text } => Some(text),
+            _ => None,
+        }
+    }
+
     /// Wraps what a client sent in `images`, by what its first bytes say it is; where they say nothing, by what a
     /// `data:` URL calls it, else as JPEG. (Ollama refuses such URLs here; taking them costs nothing.)
     #[must_use]

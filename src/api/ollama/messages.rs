@@ -122,6 +122,44 @@ impl<'a> Turn<'a> {
     }
 }
 
+impl Turn<'_> {
+    /// `system`, `user`, `assistant`, `tool`, or what the template knows.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// Bytes of its text, its thoughts and its calls.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Text(text) => text.len(),
+            Content::Parts(parts) => parts.iter().map(|part| part.text().map_or(0, str::len)).sum(),
+        };
+        let calls = self.tool_calls.iter().map(|call| call.function.name.len() + call.function.arguments.len());
+        content + self.reasoning.len() + calls.sum::<usize>()
+    }
+
+    /// Number of its images and sounds.
+    #[must_use]
+    pub fn images(&self) -> usize {
+        match &self.content {
+            Content::Text(_) => 0,
+            Content::Parts(parts) => parts.iter().filter(|part| part.text().is_none()).count(),
+        }
+    }
+
+    /// The turn without its images and sounds.
+    #[must_use]
+    pub fn without_images(&self) -> Self {
+        let mut turn = self.clone();
+        if let Content::Parts(parts) = &self.content {
+            turn.content = Content::Text(parts.iter().find_map(Part::text).unwrap_or_default());
+        }
+        turn
+    }
+}
+
 fn content<'a>(text: &'a str, images: &'a [Text<'a>]) -> Content<'a> {
     if images.is_empty() {
         return Content::Text(text);

@@ -5,16 +5,21 @@
 //! engine answers is turned back line by line ([`response`], [`stream`]). Out: a [`Reply`](super::Reply).
 //! Knows nothing of sockets and processes, and decides nothing about models: the scheduler does.
 
+pub mod asking;
 pub mod blobs;
 pub mod change;
 pub mod cloud;
 pub mod copy;
 pub mod create;
+pub mod debug;
 pub mod delete;
 pub mod embed;
 pub mod engine;
 pub mod error;
+pub mod fit;
 pub mod format;
+pub mod generate;
+pub mod go_template;
 pub mod images;
 pub mod inference;
 pub mod input;
@@ -44,6 +49,7 @@ pub mod tool_calls;
 pub mod tools;
 pub mod types;
 pub mod vectors;
+pub mod window;
 
 #[cfg(test)]
 mod replay_tests;

@@ -46,6 +46,12 @@ impl<'m> Prelude<'m> {
         Ok(spoken("system", system).into_iter().chain(rest).collect())
     }
 
+    /// The system prompt of a generation: the client's, or the model's where it brings none.
+    #[must_use]
+    pub fn system<'a>(&'a self, request: &'a GenerateRequest<'a>) -> &'a str {
+        if request.system.is_empty() { self.system } else { &request.system }
+    }
+
     /// The turns of a generation: the client's system prompt or the model's, the model's messages unless the client goes
     /// on with an earlier exchange, the prompt.
     ///
@@ -56,7 +62,7 @@ impl<'m> Prelude<'m> {
         own: &'a [Message<'a>],
         request: &'a GenerateRequest<'a>,
     ) -> Result<Vec<Turn<'a>>, ApiError> {
-        let system = if request.system.is_empty() { self.system } else { &request.system };
+        let system = self.system(request);
         let own = if request.context.is_empty() { own } else { &[] };
         let prompt = Turn::new("user", &request.prompt, &request.images);
         Ok(spoken("system", system).into_iter().chain(turns(own, self.card)?).chain([prompt]).collect())

@@ -11,7 +11,8 @@ use super::error::{self, ApiError};
 use super::names::Wanted;
 use super::types::ShowRequest;
 use super::{
-    JSON, OLLAMA_VERSION, blobs, cloud, copy, create, delete, embed, inference, json, listing, pull, push, show,
+    JSON, OLLAMA_VERSION, blobs, cloud, copy, create, delete, embed, generate, inference, json, listing, pull, push,
+    show,
 };
 use crate::api::{self, Answering, App, Call, Reply, Route};
 use crate::model::safetensors;
@@ -27,7 +28,7 @@ pub static ROUTES: &[Route] = &[
     Route { methods: POST, path: "/api/copy", handler: |app, call| later(copy::copy(app, call)), refuse },
     Route { methods: DELETE, path: "/api/delete", handler: |app, call| later(delete::delete(app, call)), refuse },
     Route { methods: POST, path: "/api/pull", handler: |app, call| later(pull::pull(app, call)), refuse },
-    Route { methods: POST, path: "/api/generate", handler: |app, call| later(inference::generate(app, call)), refuse },
+    Route { methods: POST, path: "/api/generate", handler: |app, call| later(generate::generate(app, call)), refuse },
     Route { methods: POST, path: "/api/chat", handler: |app, call| later(inference::chat(app, call)), refuse },
     Route { methods: POST, path: "/api/embed", handler: |app, call| later(embed::embed(app, call)), refuse },
     Route { methods: POST, path: "/api/embeddings", handler: |app, call| later(embed::embeddings(app, call)), refuse },

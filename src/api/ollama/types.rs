@@ -38,6 +38,12 @@ object! {
         pub logprobs: bool,
         /// Number of alternatives with each, 0–20.
         pub top_logprobs: i64,
+        /// Whether a prompt that is too long loses its oldest messages; absent is true.
+        pub truncate: Option<bool>,
+        /// Whether old tokens may go when the context is full; absent is true.
+        pub shift: Option<bool>,
+        /// Whether to tell the prompt instead of answering it (§6.10).
+        pub _debug_render_only: bool,
     }
 }
 
@@ -64,6 +70,12 @@ object! {
         pub logprobs: bool,
         /// Number of alternatives with each, 0–20.
         pub top_logprobs: i64,
+        /// Whether a prompt that is too long loses its oldest messages; absent is true.
+        pub truncate: Option<bool>,
+        /// Whether old tokens may go when the context is full; absent is true.
+        pub shift: Option<bool>,
+        /// Whether to tell the prompt instead of answering it (§6.10).
+        pub _debug_render_only: bool,
     }
 }
 

@@ -29,6 +29,7 @@ pub static TARGETS: &[Target] = &[
     requests::CREATE,
     requests::OPTIONS,
     requests::MODEL_OF_A_BODY,
+    requests::TEMPLATE,
     answers::STREAM,
     answers::WHOLE,
     answers::VECTORS,

@@ -8,12 +8,12 @@ use vllama::api::ollama::error::ApiError;
 use vllama::api::ollama::messages::turns;
 use vllama::api::ollama::options::{Limit, Options};
 use vllama::api::ollama::order::Order;
-use vllama::api::ollama::request::{self, Common, Prompt};
+use vllama::api::ollama::request::{self, Common, Prompt, Specials};
 use vllama::api::ollama::think::Think;
 use vllama::api::ollama::types::{ChatRequest, CreateRequest, EmbedRequest, GenerateRequest};
-use vllama::api::ollama::{format, input, json, keep_alive};
+use vllama::api::ollama::{format, go_template, input, json, keep_alive};
 use vllama::api::openai::model_name;
-use vllama::model::GenerationDefaults;
+use vllama::model::{Card, GenerationDefaults};
 
 use super::{Target, seeds};
 
@@ -148,6 +148,53 @@ pub const MODEL_OF_A_BODY: Target = Target {
     words: &["model", "messages", "mod\\u0065l", "input", "data"],
 };
 
+pub const TEMPLATE: Target = Target {
+    name: "template",
+    run: template,
+    seeds: || {
+        let templates = [
+            "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}<|im_start|>user\n{{ .Prompt }}<|im_end|>\n",
+            "{{- range $i, $_ := .Messages }}{{ if eq .Role \"user\" }}[INST] {{ .Content }} [/INST]{{ else }}{{ .Content }}</s>{{ end }}{{ end }}",
+            "<PRE> {{ .Prompt }} <SUF>{{ .Suffix }} <MID>{{ with .Response }}{{ . }}{{ end }}",
+        ];
+        templates.map(|template| template.as_bytes().to_vec()).to_vec()
+    },
+    words: &[
+        "{{",
+        "}}",
+        "{{-",
+        "-}}",
+        "range",
+        "if",
+        "else",
+        "end",
+        "with",
+        ".Messages",
+        ".System",
+        ".Prompt",
+        ".Content",
+        "eq",
+        "and",
+        "or",
+        "not",
+        "len",
+        "index",
+        "slice",
+        "printf",
+        "\"%*d\"",
+        "999999999",
+        "define",
+        "template",
+        "block",
+        "$x :=",
+        "|",
+        "break",
+        "continue",
+        "/*",
+        "`",
+    ],
+};
+
 /// An error of a request is the client's, told on one line.
 fn refused(error: &ApiError) {
     assert!(error.status().is_client_error(), "{}: {error}", error.status());
@@ -161,7 +208,7 @@ fn refused(error: &ApiError) {
 fn sampling(options: Option<&RawValue>) -> Result<Options, ApiError> {
     let options = Options::parse(options)?;
     for always in [false, true] {
-        let limit = Limit { max_model_len: MAX_MODEL_LEN, always };
+        let limit = Limit { max_model_len: MAX_MODEL_LEN, answer: None, always };
         let sampling = options.sampling(&GenerationDefaults::default(), limit);
         let told = serde_json::to_value(&sampling).expect("sampling is JSON");
         let within = |name: &str, least: f64, most: f64| {
@@ -187,9 +234,9 @@ fn common<'a>(
     response_format: Option<format::Format<'a>>,
     always: bool,
 ) -> Common<'a> {
-    let limit = Limit { max_model_len: MAX_MODEL_LEN, always };
+    let limit = Limit { max_model_len: MAX_MODEL_LEN, answer: None, always };
     let sampling = options.sampling(&GenerationDefaults::default(), limit);
-    Common { model: ENGINES_NAME, stream, sampling, response_format, return_token_ids: false }
+    Common { model: ENGINES_NAME, stream, sampling, response_format, return_token_ids: false, cut: None }
 }
 
 /// What the engine is sent is one JSON object that names the model as the engine does. `None` where it holds a number
@@ -220,7 +267,7 @@ fn chat_request(data: &[u8]) -> Result<(), ApiError> {
     request.think.map(Think::parse).transpose()?;
     let options = sampling(request.options)?;
     let response_format = format::parse(request.format)?;
-    let turns = turns(&request.messages)?;
+    let turns = turns(&request.messages, &Card::default())?;
     let stream = request.stream.unwrap_or(true);
     let ask = || {
         let common = common(&options, stream, response_format, false);
@@ -266,7 +313,7 @@ fn generate_request(data: &[u8]) -> Result<(), ApiError> {
         [] => Prompt::Text(&request.prompt),
         tokens => Prompt::Tokens(tokens),
     };
-    let Some(told) = readable(&request::completion(common, prompt, None)) else { return Ok(()) };
+    let Some(told) = readable(&request::completion(common, prompt, Specials::default(), None)) else { return Ok(()) };
     if request.context.is_empty() {
         assert_eq!(told["prompt"], *request.prompt);
     }
@@ -325,4 +372,21 @@ fn model_of_a_body(data: &[u8]) {
     let back = model_name::replaced(&replaced, &found, &place.name);
     let again = model_name::find(&back).expect("JSON once more").expect("a model once more");
     assert_eq!(again.name, place.name);
+}
+
+/// A template of a stranger ends, and is not much longer than what it was given.
+fn template(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let values = go_template::Values {
+        system: "s".into(),
+        messages: vec![("user".into(), "hi".into()), ("assistant".into(), "x".into())],
+        ..go_template::Values::default()
+    };
+    let begun = std::time::Instant::now();
+    let rendered = go_template::render(text, &values);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    match rendered {
+        Ok(prompt) => assert!(prompt.len() < 16 << 20, "{} bytes", prompt.len()),
+        Err(reason) => assert!(!reason.is_empty()),
+    }
 }

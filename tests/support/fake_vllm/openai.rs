@@ -482,9 +482,22 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
     if tokens.is_empty() {
         return Err(empty_prompt());
     }
-    if let Some(most) = body["truncate_prompt_tokens"].as_u64().and_then(|most| usize::try_from(most).ok()) {
-        let over = tokens.len().saturating_sub(most);
-        tokens.drain(..over);
+    if let Some(most) = body["truncate_prompt_tokens"].as_u64() {
+        if most > engine.max_model_len {
+            let message = format!(
+                "truncate_prompt_tokens={most} cannot be greater than max_model_len = {}. Please request a smaller \
+                 truncation size. (parameter=truncate_prompt_tokens, value={most})",
+                engine.max_model_len
+            );
+            return Err(Refusal::new(400, "BadRequestError", message).about("truncate_prompt_tokens"));
+        }
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        // The tokenizer's own side is the right one: what is left is the beginning.
+        if body["truncation_side"] == "left" {
+            tokens.drain(..tokens.len().saturating_sub(most));
+        } else {
+            tokens.truncate(most);
+        }
     }
     Ok((tokens, last))
 }

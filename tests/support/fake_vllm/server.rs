@@ -206,6 +206,7 @@ fn tokens(path: &str, body: &[u8], engine: &Arc<Engine>) -> Response<Body> {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return refused(&Refusal::new(400, "Bad Request", "1 validation error: JSON decode error"));
     };
+    engine.note(&json!({"path": path, "headers": {}, "body": value}));
     if let Err(refusal) = openai::known_model(engine, &value) {
         return refused(&refusal);
     }
