@@ -5,6 +5,7 @@
 
 pub mod ollama;
 pub mod openai;
+pub mod pass;
 mod upload;
 
 use std::convert::Infallible;
@@ -101,7 +102,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
 pub struct Route {
     /// Methods it answers.
     pub methods: &'static [Method],
-    /// The exact path; a `{…}` at its end stands for any one part.
+    /// The exact path; a `{…}` stands for any one part, a `{*…}` at its end for all the rest.
     pub path: &'static str,
     /// Answers the request.
     pub handler: fn(Arc<App>, Call) -> Answering,

@@ -51,7 +51,8 @@ impl Client {
         Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default() }) }
     }
 
-    /// Posts a JSON body to `path` and waits for the head of the answer: its status. Dropping the future or the answer's
+    /// Posts a JSON body to `path` and waits for the head of the answer: its status and its
+    /// content type. Dropping the future or the answer's
     /// body aborts the request.
     ///
     /// # Errors
@@ -117,6 +118,7 @@ impl Client {
             pool: self.pool.clone(),
         });
         *response.status_mut() = head.status;
+        response.headers_mut().extend(head.content_type.map(|kind| (http::header::CONTENT_TYPE, kind)));
         Ok(response)
     }
 }

@@ -86,6 +86,7 @@ targets! {
     model_of_a_body: nothing_but_the_model_changes_in_any_body,
     template: any_template_is_refused_or_ends,
     stream: any_stream_of_an_engine_is_the_same_at_every_cut,
+    passed_stream: any_stream_that_passes_is_the_same_at_every_cut,
     whole_answer: any_answer_of_an_engine_becomes_one_line_or_an_error,
     vectors: any_vectors_of_an_engine_become_numbers_or_an_error,
     model_name: any_name_is_refused_or_stays_within_the_store,

@@ -165,19 +165,25 @@ impl Options {
     /// engine applies by itself when it is told nothing; else Ollama's number.
     #[must_use]
     pub fn sampling<'a>(&'a self, checkpoint: &GenerationDefaults, limit: Limit) -> Sampling<'a> {
+        let given = self.given(limit);
+        Sampling {
+            temperature: given.temperature.or(checkpoint.temperature.is_none().then_some(TEMPERATURE)),
+            top_k: given.top_k.or(checkpoint.top_k.is_none().then_some(TOP_K)),
+            top_p: given.top_p.or(checkpoint.top_p.is_none().then_some(TOP_P)),
+            ..given
+        }
+    }
+
+    /// These options in the engine's words, and nothing else.
+    #[must_use]
+    pub fn given(&self, limit: Limit) -> Sampling<'_> {
         let window_off = self.repeat_last_n == Some(0);
         Sampling {
             // The engine refuses what is above 2.
-            temperature: self
-                .temperature
-                .map(|value| value.clamp(0.0, 2.0))
-                .or(checkpoint.temperature.is_none().then_some(TEMPERATURE)),
-            top_k: self
-                .top_k
-                .map(|value| if value <= 0 { -1 } else { value })
-                .or(checkpoint.top_k.is_none().then_some(TOP_K)),
+            temperature: self.temperature.map(|value| value.clamp(0.0, 2.0)),
+            top_k: self.top_k.map(|value| if value <= 0 { -1 } else { value }),
             // The engine wants 0 < top_p ≤ 1. Ollama's 0 means the most likely token only.
-            top_p: self.top_p.map(|value| value.clamp(1e-6, 1.0)).or(checkpoint.top_p.is_none().then_some(TOP_P)),
+            top_p: self.top_p.map(|value| value.clamp(1e-6, 1.0)),
             min_p: self.min_p.map(|value| value.clamp(0.0, 1.0)),
             repetition_penalty: match self.repeat_penalty {
                 _ if window_off => Some(1.0),

@@ -41,9 +41,26 @@ impl<'m> Prelude<'m> {
     pub fn chat<'a>(&'a self, own: &'a [Message<'a>], request: &'a ChatRequest<'a>) -> Result<Vec<Turn<'a>>, ApiError> {
         let first = request.messages.first();
         let begun = first.is_some_and(|message| message.role.eq_ignore_ascii_case("system"));
+        self.before(own.iter().chain(&request.messages), begun)
+    }
+
+    /// The turns of a conversation after the system prompt, which it has already where it is `begun`.
+    ///
+    /// # Errors
+    /// As [`turns`].
+    pub fn before<'a>(
+        &'a self,
+        messages: impl IntoIterator<Item = &'a Message<'a>>,
+        begun: bool,
+    ) -> Result<Vec<Turn<'a>>, ApiError> {
         let system = if begun { "" } else { self.system };
-        let rest = turns(own.iter().chain(&request.messages), self.card)?;
-        Ok(spoken("system", system).into_iter().chain(rest).collect())
+        Ok(spoken("system", system).into_iter().chain(turns(messages, self.card)?).collect())
+    }
+
+    /// The model's own system prompt; empty when there is none.
+    #[must_use]
+    pub fn own_system(&self) -> &str {
+        self.system
     }
 
     /// The system prompt of a generation: the client's, or the model's where it brings none.

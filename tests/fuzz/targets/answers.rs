@@ -15,6 +15,8 @@ use vllama::api::ollama::error::ApiError;
 use vllama::api::ollama::response::{Asked, Clock, Shape, Translator};
 use vllama::api::ollama::stream::Lines;
 use vllama::api::ollama::vectors::Embedded;
+use vllama::api::openai;
+use vllama::api::pass::events::Events;
 use vllama::scheduler::EngineGone;
 use vllama::telemetry::Facts;
 
@@ -65,6 +67,8 @@ pub const STREAM: Target = Target {
     },
     words: FIELDS,
 };
+
+pub const PASSED_STREAM: Target = Target { name: "passed_stream", run: passed_stream, ..STREAM };
 
 pub const WHOLE: Target = Target {
     name: "whole_answer",
@@ -203,6 +207,34 @@ fn stream(data: &[u8]) {
 
 fn lengths(pieces: &[&[u8]]) -> Vec<usize> {
     pieces.iter().map(|piece| piece.len()).collect()
+}
+
+/// A stream that passes through is the same at every cut, with nothing but the name changed.
+fn passed_stream(data: &[u8]) {
+    let passed = |pieces: &[&[u8]]| {
+        let mut events = Events::new(&openai::stream::DIALECT, "smollm2:135m", "q\"x");
+        let (mut out, facts) = (BytesMut::new(), Facts::default());
+        let failed = pieces.iter().find_map(|piece| events.read(piece, &mut out, &facts).err());
+        (out, failed, events.progress(), events.count(), facts.tokens())
+    };
+    let reference = passed(&data.chunks(1).collect::<Vec<_>>());
+    let middle = data.len() / 2;
+    for pieces in [vec![data], vec![&data[..middle], b"", &data[middle..]], data.chunks(7).collect()] {
+        assert_eq!(passed(&pieces), reference, "cut into {:?}", lengths(&pieces));
+    }
+    // Undone, nothing is left of the change.
+    if reference.1.is_none() && !contains(data, b"q\\\"x") {
+        let undone = String::from_utf8_lossy(&reference.0).replace("\"q\\\"x\"", "\"smollm2:135m\"");
+        let complete = data.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let before = String::from_utf8_lossy(&data[..complete]);
+        if before.matches("\"model\"").count() == before.matches("\"model\":\"smollm2:135m\"").count() {
+            assert!(before.starts_with(&*undone), "{undone}");
+        }
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 fn whole(data: &[u8]) {

@@ -31,6 +31,7 @@ pub static TARGETS: &[Target] = &[
     requests::MODEL_OF_A_BODY,
     requests::TEMPLATE,
     answers::STREAM,
+    answers::PASSED_STREAM,
     answers::WHOLE,
     answers::VECTORS,
     names::MODEL_NAME,

@@ -12,7 +12,7 @@ use vllama::api::ollama::request::{self, Common, Prompt, Specials};
 use vllama::api::ollama::think::Think;
 use vllama::api::ollama::types::{ChatRequest, CreateRequest, EmbedRequest, GenerateRequest};
 use vllama::api::ollama::{format, go_template, input, json, keep_alive};
-use vllama::api::openai::model_name;
+use vllama::api::pass::{Request, model_name};
 use vllama::model::{Card, GenerationDefaults};
 
 use super::{Target, seeds};
@@ -359,19 +359,30 @@ fn options(data: &[u8]) {
 
 /// Only the name changes, whatever else the body holds.
 fn model_of_a_body(data: &[u8]) {
-    if let Some(place) = model_name::find_early(data) {
+    if let Some(place) = model_name::find_early(data, &[&["model"], &["response", "model"]]) {
         assert!(data[place.range.clone()].starts_with(b"\"") && data[place.range].ends_with(b"\""));
     }
     let body = Bytes::copy_from_slice(data);
-    let Ok(Some(place)) = model_name::find(&body) else { return };
-    let replaced = model_name::replaced(&body, &place, ENGINES_NAME);
-    let found = model_name::find(&replaced).expect("still JSON").expect("still a model");
-    assert_eq!(found.name, ENGINES_NAME);
-    assert_eq!(replaced[..found.range.start], body[..place.range.start]);
-    assert_eq!(replaced[found.range.end..], body[place.range.end..]);
-    let back = model_name::replaced(&replaced, &found, &place.name);
-    let again = model_name::find(&back).expect("JSON once more").expect("a model once more");
-    assert_eq!(again.name, place.name);
+    let request = match Request::of(body.clone()) {
+        Ok(request) => request,
+        Err(error) => return refused(&error),
+    };
+    let asked = request.asked().to_owned();
+    let spliced = request.spliced(ENGINES_NAME);
+    let again = Request::of(spliced.clone()).expect("still a request");
+    assert_eq!(again.asked(), ENGINES_NAME);
+    let back = again.spliced(&asked);
+    assert_eq!(Request::of(back.clone()).expect("a request once more").asked(), asked);
+    // The name may have been written with escapes; everything else is the same to the byte.
+    let changed = body.len().abs_diff(back.len());
+    assert!(changed <= 6 * asked.len(), "{changed}");
+    if let (Ok(mut before), Ok(mut after)) =
+        (serde_json::from_slice::<Value>(&body), serde_json::from_slice::<Value>(&spliced))
+    {
+        before["model"] = Value::Null;
+        after["model"] = Value::Null;
+        assert_eq!(before, after);
+    }
 }
 
 /// A template of a stranger ends, and is not much longer than what it was given.
