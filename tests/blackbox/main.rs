@@ -20,6 +20,8 @@ mod loading;
 mod logs;
 mod many;
 mod models;
+mod openai;
+mod passing;
 mod plans;
 mod prompts;
 mod pulls;

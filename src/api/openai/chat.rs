@@ -107,3 +107,132 @@ pub(super) fn is_system(message: &Speaker<'_>) -> bool {
     let role = message.role.as_deref().unwrap_or_default();
     role.eq_ignore_ascii_case("system") || role.eq_ignore_ascii_case("developer")
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::api::ollama::listing::tests::smollm2;
+
+    const HI: &str = r#"[{"role":"user","content":"hi"}]"#;
+
+    fn prepared(body: &str, model: &Installed) -> Result<String, ApiError> {
+        let mut request = Request::of(Bytes::copy_from_slice(body.as_bytes()))?;
+        prepare(&mut request, model)?;
+        let body = request.spliced("m:latest");
+        serde_json::from_slice::<serde_json::Value>(&body).expect("what is spliced is JSON");
+        Ok(String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    fn with(capabilities: &[Capability], family: &str) -> Installed {
+        let mut model = smollm2();
+        model.card.capabilities.extend(capabilities);
+        model.card.family = family.to_owned();
+        model
+    }
+
+    #[test]
+    fn a_model_adds_its_system_prompt_and_its_messages() {
+        let mut model = smollm2();
+        model.manifest.overlay.system = "You are \"Mario\".".into();
+        model.manifest.overlay.messages =
+            serde_json::from_str(r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]"#)
+                .expect("messages");
+        let system = r#"{"role":"system","content":"You are \"Mario\"."},"#;
+        let own = r#"{"role":"user","content":"a"},{"role":"assistant","content":"b"},"#;
+        for (first, before) in [
+            (r#"{"role":"user","content":"hi"}"#, [system, own].concat()),
+            (r#"{"role":"System","content":"s"}"#, own.to_owned()),
+            (r#"{"content":"s","role":"developer"}"#, own.to_owned()),
+            (r#"{"content":[]}"#, [system, own].concat()),
+        ] {
+            let body = format!(r#"{{"model":"m:latest","messages":[ {first}, {{"new":1.50}}], "x":null}}"#);
+            let expected = body.replace("[ ", &format!("[{before} "));
+            assert_eq!(prepared(&body, &model), Ok(expected));
+        }
+        // These the engine refuses.
+        for messages in ["[]", "[7]", "null", "\"hi\"", "{}"] {
+            let body = format!(r#"{{"model":"m:latest","messages":{messages}}}"#);
+            assert_eq!(prepared(&body, &model), Ok(body.clone()));
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_is_left_out() {
+        let model = with(&[Capability::Tools], "llama");
+        for (more, left) in [
+            (r#""tools":[ ],"tool_choice":"auto""#, r#""tools":null,"tool_choice":null"#),
+            (r#""tools":[],"tool_choice":null"#, r#""tools":null,"tool_choice":null"#),
+            (r#""stream_options":{"include_usage":true}"#, r#""stream_options":null"#),
+            (r#""stream":false,"stream_options":{}"#, r#""stream":false,"stream_options":null"#),
+            (r#""stream":true,"stream_options":{"x":1}"#, r#""stream":true,"stream_options":{"x":1}"#),
+            (r#""tools":[{}],"tool_choice":"auto""#, r#""tools":[{}],"tool_choice":"auto""#),
+        ] {
+            let body = |more: &str| format!(r#"{{"model":"m:latest","messages":{HI},{more}}}"#);
+            assert_eq!(prepared(&body(more), &model), Ok(body(left)));
+        }
+    }
+
+    #[test]
+    fn what_a_model_cannot_do_is_told_in_ollamas_words() {
+        let body = |more: &str| format!(r#"{{"model":"M","messages":{HI},{more}}}"#);
+        let mut embedder = smollm2();
+        embedder.card.capabilities = vec![Capability::Embedding];
+        for (more, model, text) in [
+            (r#""tools":[{}]"#, smollm2(), "registry.ollama.ai/library/smollm2:135m does not support tools"),
+            (r#""tools":[{}],"tool_choice":"auto""#, smollm2(), "library/smollm2:135m does not support tools"),
+            (r#""reasoning_effort":"low""#, smollm2(), "\"M\" does not support thinking"),
+            (r#""reasoning":{"effort":"max"}"#, smollm2(), "\"M\" does not support thinking"),
+            (r#""reasoning_effort":"x""#, smollm2(), "invalid reasoning value: \"x\" (must be "),
+            (r#""x":1"#, embedder, "\"M\" does not support chat"),
+        ] {
+            let error = prepared(&body(more), &model).expect_err(more);
+            assert_eq!(error.status(), 400, "{more}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        // The engine makes a model use tools that it could not choose itself.
+        for choice in [r#""required""#, r#""none""#, r#"{"type":"function","function":{"name":"f"}}"#] {
+            let body = format!(r#"{{"model":"m:latest","messages":{HI},"tools":[{{}}],"tool_choice":{choice}}}"#);
+            assert_eq!(prepared(&body, &smollm2()), Ok(body.clone()));
+        }
+    }
+
+    #[test]
+    fn efforts_are_told_in_the_words_of_the_model() {
+        let on = r#""chat_template_kwargs":{"enable_thinking":true,"thinking":true},"#;
+        let off = on.replace("true", "false");
+        for (family, more, added, left) in [
+            ("qwen3", "", on, ""),
+            ("qwen3", r#","reasoning_effort":"none""#, &off, r#","reasoning_effort":null"#),
+            ("qwen3", r#","reasoning_effort":"xhigh""#, on, r#","reasoning_effort":"max""#),
+            ("qwen3", r#","reasoning":{"effort":"none","summary":"auto"}"#, &off, ""),
+            ("qwen3", r#","reasoning_effort":7"#, on, r#","reasoning_effort":null"#),
+            (
+                "qwen3",
+                r#","reasoning_effort":"none","chat_template_kwargs":{"x":1}"#,
+                "",
+                r#","reasoning_effort":"none","chat_template_kwargs":{"x":1}"#,
+            ),
+            ("gpt_oss", "", "", ""),
+            ("gpt_oss", r#","reasoning_effort":"minimal""#, "", r#","reasoning_effort":"low""#),
+            ("gpt_oss", r#","reasoning_effort":"ultra""#, "", r#","reasoning_effort":"high""#),
+            ("gpt_oss", r#","reasoning_effort":"none""#, "", r#","reasoning_effort":null"#),
+            ("gpt_oss", r#","reasoning":{"effort":"medium"}"#, r#""reasoning_effort":"medium","#, ""),
+        ] {
+            let model = with(&[Capability::Thinking], family);
+            let body = format!(r#"{{"model":"m:latest","messages":{HI}{more}}}"#);
+            let left = if more.contains("\"reasoning\":") { more } else { left };
+            let expected = format!(r#"{{{added}"model":"m:latest","messages":{HI}{left}}}"#);
+            assert_eq!(prepared(&body, &model), Ok(expected), "{family} {more}");
+        }
+    }
+
+    #[test]
+    fn images_that_stand_elsewhere_are_refused() {
+        let body = r#"{"model":"M","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://10.0.0.1/"}}]}]}"#;
+        let error = prepared(body, &smollm2()).expect_err("an address");
+        let text = "image URLs are not currently supported, please use base64 encoded data instead";
+        assert_eq!((error.status().as_u16(), error.to_string().as_str()), (400, text));
+    }
+}

@@ -37,3 +37,67 @@ pub fn complete(request: &mut Request, model: &Installed, limit: Limit, limits: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::api::ollama::listing::tests::smollm2;
+
+    fn completed(more: &str, parameters: &str, always: bool) -> String {
+        let mut model = smollm2();
+        model.manifest.overlay.parameters = serde_json::from_str(parameters).expect("parameters");
+        let body = format!(r#"{{"model":"m"{more}}}"#);
+        let mut request = Request::of(Bytes::from(body)).expect("a request");
+        let limit = Limit { max_model_len: 2048, always };
+        complete(&mut request, &model, limit, &["max_completion_tokens", "max_tokens"]);
+        String::from_utf8(request.spliced("m").to_vec()).expect("text")
+    }
+
+    #[test]
+    fn limits_are_taken_as_ollama_takes_them() {
+        for (more, expected) in [
+            ("", r#"{"model":"m"}"#),
+            (r#","max_tokens":7"#, r#"{"model":"m","max_tokens":7}"#),
+            (r#","max_tokens":2048"#, r#"{"model":"m","max_tokens":2048}"#),
+            (r#","max_tokens":99999"#, r#"{"model":"m","max_tokens":2048}"#),
+            (
+                r#","max_tokens":-1,"max_completion_tokens":0"#,
+                r#"{"model":"m","max_tokens":null,"max_completion_tokens":null}"#,
+            ),
+            (r#","max_completion_tokens":"many""#, r#"{"model":"m","max_completion_tokens":"many"}"#),
+        ] {
+            assert_eq!(completed(more, "{}", false), expected, "{more}");
+        }
+        for (more, expected) in [
+            ("", r#"{"max_completion_tokens":2048,"model":"m"}"#),
+            (r#","max_tokens":7"#, r#"{"model":"m","max_tokens":7}"#),
+            (r#","max_completion_tokens":null"#, r#"{"model":"m","max_completion_tokens":2048}"#),
+        ] {
+            assert_eq!(completed(more, "{}", true), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn the_models_own_parameters_hold_where_the_request_is_silent() {
+        let parameters =
+            r#"{"temperature":0.5,"top_k":0,"repeat_penalty":1.1,"stop":["a"],"num_predict":9,"num_ctx":4096}"#;
+        for (more, expected) in [
+            (
+                "",
+                r#"{"max_completion_tokens":9,"temperature":0.5,"top_k":-1,"repetition_penalty":1.1,"stop":["a"],"model":"m"}"#,
+            ),
+            (
+                r#","temperature":0,"stop":"b","max_tokens":5,"top_k":null,"repetition_penalty":1"#,
+                r#"{"model":"m","temperature":0,"stop":"b","max_tokens":5,"top_k":-1,"repetition_penalty":1}"#,
+            ),
+            (
+                r#","max_completion_tokens":0"#,
+                r#"{"temperature":0.5,"top_k":-1,"repetition_penalty":1.1,"stop":["a"],"model":"m","max_completion_tokens":9}"#,
+            ),
+        ] {
+            assert_eq!(completed(more, parameters, false), expected, "{more}");
+        }
+    }
+}

@@ -152,3 +152,96 @@ fn told(told: &Told, events: u64) -> Vec<u8> {
     let event = serde_json::to_vec(&event).unwrap_or_default();
     [b"event: error\ndata: ", &event[..], b"\n\n"].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::api::ollama::listing::tests::smollm2;
+
+    fn prepared(body: &str, model: &Installed) -> Result<String, ApiError> {
+        let mut request = Request::of(Bytes::copy_from_slice(body.as_bytes()))?;
+        prepare(&mut request, model)?;
+        let body = request.spliced("m:latest");
+        serde_json::from_slice::<Value>(&body).expect("what is spliced is JSON");
+        Ok(String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    #[test]
+    fn a_model_adds_its_system_prompt_and_its_messages() {
+        let mut model = smollm2();
+        model.manifest.overlay.system = "Be \"M\".".into();
+        model.manifest.overlay.messages =
+            serde_json::from_str(r#"[{"role":"User","content":"a"},{"role":"assistant","content":"b"}]"#)
+                .expect("messages");
+        let own = r#"{"role":"user","content":"a"},{"role":"assistant","content":"b"}"#;
+        let system = r#""instructions":"Be \"M\".","#;
+        for (input, added, left) in [
+            (r#""hi""#, system, format!(r#"[{own},{{"role":"user","content":"hi"}}]"#)),
+            (r#"[{"role":"user"}]"#, system, format!(r#"[{own},{{"role":"user"}}]"#)),
+            (r#"[{"role":"developer"}]"#, "", format!(r#"[{own},{{"role":"developer"}}]"#)),
+            (
+                r#""hi","instructions":"x""#,
+                "",
+                format!(r#"[{own},{{"role":"user","content":"hi"}}],"instructions":"x""#),
+            ),
+            ("7", system, "7".to_owned()),
+            ("[]", system, "[]".to_owned()),
+        ] {
+            let body = format!(r#"{{"model":"m:latest","input":{input}}}"#);
+            let expected = format!(r#"{{{added}"model":"m:latest","input":{left}}}"#);
+            assert_eq!(prepared(&body, &model), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn efforts_are_told_where_the_model_can_think_and_left_alone_where_it_cannot() {
+        let mut thinker = smollm2();
+        thinker.card.capabilities.push(Capability::Thinking);
+        let on = r#""chat_template_kwargs":{"enable_thinking":true,"thinking":true},"#;
+        let off = on.replace("true", "false");
+        for (model, more, added, left) in [
+            (&thinker, "", on, ""),
+            (
+                &thinker,
+                r#","reasoning":{"effort":"ultra","summary":"auto"}"#,
+                on,
+                r#","reasoning":{"effort":"max","summary":"auto"}"#,
+            ),
+            (&thinker, r#","reasoning":{"effort":"none"}"#, &off, r#","reasoning":{"effort":null}"#),
+            (&smollm2(), r#","reasoning":{"effort":"high"}"#, "", r#","reasoning":{"effort":"high"}"#),
+        ] {
+            let body = format!(r#"{{"model":"m:latest","input":"x"{more}}}"#);
+            let expected = format!(r#"{{{added}"model":"m:latest","input":"x"{left}}}"#);
+            assert_eq!(prepared(&body, model), Ok(expected));
+        }
+        let error =
+            prepared(r#"{"model":"m","input":"x","reasoning":{"effort":"x"}}"#, &thinker).expect_err("no effort");
+        assert!(error.to_string().starts_with("invalid reasoning value"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        for (more, text) in [
+            (r#""background":true"#, "vllama does not keep responses, so none can be made in the background"),
+            (r#""tools":[{"type":"function","name":"f"}]"#, "does not support tools"),
+            (r#""input":[{"content":[{"type":"input_image","image_url":"http://x"}]}]"#, "image URLs are not"),
+        ] {
+            let error = prepared(&format!(r#"{{"model":"m",{more}}}"#), &smollm2()).expect_err(more);
+            assert_eq!(error.status(), 400);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        for more in [r#""background":false"#, r#""tools":[]"#, r#""tools":[{}],"tool_choice":"required""#] {
+            let body = format!(r#"{{"model":"m:latest",{more}}}"#);
+            assert_eq!(prepared(&body, &smollm2()), Ok(body.clone()));
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_stream_is_openais_event() {
+        let error = Told { status: StatusCode::INTERNAL_SERVER_ERROR, message: "bad".into(), param: None, code: None };
+        let event = r#"{"type":"error","code":null,"message":"bad","param":null,"sequence_number":7}"#;
+        assert_eq!(String::from_utf8(told(&error, 7)), Ok(format!("event: error\ndata: {event}\n\n")));
+    }
+}

@@ -227,6 +227,49 @@ mod tests {
         }
     }
 
+    /// What a real engine said, cut at every boundary, must be the same with another name in it.
+    #[test]
+    fn recordings_of_the_engine_pass_wherever_they_are_cut() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vllm");
+        let mut recordings = 0;
+        for entry in std::fs::read_dir(directory).expect("the recordings").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(entry.path()).expect("a recording").replace("\r\n", "\n");
+            let Some((head, stream)) = text.split_once("\n\n").filter(|(head, _)| head.contains("text/event-stream"))
+            else {
+                continue;
+            };
+            assert!(head.starts_with("HTTP/1.1 200"), "{name}");
+            recordings += 1;
+            let named = "\"model\":\"smollm2:135m\"";
+            // Errors are told in the dialect's own words; their recordings pass up to them.
+            let stream = stream.split("data: {\"error\"").next().unwrap_or_default();
+            assert!(stream.contains(named), "{name}");
+            let expected = stream.replace(named, "\"model\":\"M\"");
+            let rewritten = |pieces: [&str; 2]| {
+                let mut events = Events::new(&RECORDED, "smollm2:135m", "M");
+                let mut out = BytesMut::with_capacity(expected.len());
+                for piece in pieces {
+                    events.read(piece.as_bytes(), &mut out, &Facts::default()).expect("no error");
+                }
+                out
+            };
+            // All events are made alike: the first few and the last few show every boundary.
+            for cut in (0..stream.len()).filter(|cut| *cut < 700 || stream.len() - cut < 500) {
+                if let Some(pieces) = stream.split_at_checked(cut) {
+                    assert_eq!(rewritten(pieces.into()), expected, "{name} cut at {cut}");
+                }
+            }
+        }
+        assert!(recordings > 15, "{recordings}");
+    }
+
+    static RECORDED: Dialect = Dialect {
+        names: &[&["model"], &["response", "model"], &["message", "model"]],
+        meaning: |_, data| if data.starts_with(b"{\"error\"") { Meaning::Error } else { Meaning::More },
+        error: |_, _| Vec::new(),
+    };
+
     #[test]
     fn an_error_leaves_nothing_of_itself_behind() {
         let stream = b"data: {\"a\":1}\n\nevent: error\ndata: {\"message\":\"bad\"}\n\ndata: [DONE]\n\n";

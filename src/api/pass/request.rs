@@ -40,7 +40,7 @@ impl Request {
         Self::of(std::mem::take(&mut call.body)).map_err(PassError::from)
     }
 
-    /// Looks for the model's name in a body.
+    /// The same of a body alone.
     ///
     /// # Errors
     /// As [`Request::read`].
@@ -80,10 +80,13 @@ impl Request {
         (text != "null").then_some(text)
     }
 
-    /// Gives a member another value, or adds it. `value` is JSON.
+    /// Gives a member another value, the last one given, or adds it where there is none. `value` is JSON.
     pub fn set(&mut self, name: &str, value: &[u8]) {
         match self.members.place(name) {
-            Some(place) => self.edits.push((place.clone(), value.to_vec())),
+            Some(place) => {
+                self.edits.retain(|(other, _)| other != place);
+                self.edits.push((place.clone(), value.to_vec()));
+            }
             None => {
                 let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |place| place + 1);
                 // The object is never empty: it names a model.
@@ -223,6 +226,7 @@ mod tests {
         request.put_first("b", b"no list");
         request.set("top_k", b"40");
         request.set("stop", br#"["x"]"#);
+        request.set("new", b"6");
         request.set("new", b"7");
         let expected =
             r#" {"top_k":40,"stop":["x"], "a" : [0,1.50, 2e3] , "model" : "m:latest" ,"b":{"model":"M"}, "new" : 7 } "#;

@@ -41,6 +41,7 @@ mod fault;
 mod metrics;
 mod openai;
 mod processes;
+mod responses;
 mod run;
 mod server;
 mod settings;

@@ -144,7 +144,9 @@ impl Job {
             if tools.is_empty() {
                 return Err(bad("`tools` must not be an empty list.".into(), "tools"));
             }
-            if !engine.arguments.tools {
+            let chooses =
+                matches!(body["tool_choice"].as_str(), None | Some("auto")) && !body["tool_choice"].is_object();
+            if chooses && !engine.arguments.tools {
                 let message =
                     "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set";
                 return Err(Refusal::new(400, "BadRequestError", message));
@@ -187,6 +189,26 @@ impl Job {
     /// Writes down in the engine's counters that the answer is complete.
     pub fn count(&self, engine: &Engine) {
         engine.finished[usize::from(self.finish == "length")].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The model, by the name it was asked for.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// When it came, in seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_length(&self) -> usize {
+        self.prompt.len()
     }
 
     /// Whether all events of tokens but the last differ in nothing but the text.
