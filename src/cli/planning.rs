@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::config::{Config, ModelSettings};
 use crate::gpu::{Host, Reading, Watch};
-use crate::model::ModelName;
 use crate::model::plan::{Gpu, Hardware, Wishes};
+use crate::model::{ModelName, ParserChoice, ParserChoices};
 
 /// A driver may take half a minute to wake up.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(45);
@@ -83,6 +83,16 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         trust_remote_code,
         ..everywhere
     }
+}
+
+/// Whose tool calls and thoughts the engine reads, where the operator has said so.
+pub(super) fn parser_choices(config: &Config) -> ParserChoices {
+    let read = |parser: &Option<String>| parser.as_deref().map(|parser| parser != "none");
+    let choice = |settings: &ModelSettings| ParserChoice {
+        tools: read(&settings.tool_parser),
+        thoughts: read(&settings.reasoning_parser),
+    };
+    ParserChoices(config.settings_by_model.iter().map(|(name, settings)| (name.clone(), choice(settings))).collect())
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ fn start(config: Config) -> Result<i32, Problem> {
     }
     // Before the store: who holds this lock knows that nothing of a killed vllama holds others.
     let run_lock = run_directory::lock(&config.run)?;
-    let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {
+    let parsers = planning::parser_choices(&config);
+    let store = Store::with_parsers(&config.models, Some(&config.base_models), parsers).map_err(|error| {
         let what = format!("cannot read the model store {}", config.models.display());
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;

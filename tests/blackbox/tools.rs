@@ -25,6 +25,27 @@ async fn a_model_with_tools_thoughts_and_eyes_says_so() {
 }
 
 #[tokio::test]
+async fn parsers_that_the_operator_chose_decide_what_a_model_can_do() {
+    let builder = Vllama::with_fake_thinker();
+    let file = builder.path().join("vllama.toml");
+    let text = "[models.\"thinker:1b\"]\ntool_parser = \"none\"\nreasoning_parser = \"none\"\n\
+        [models.\"smollm2:135m\"]\ntool_parser = \"pythonic\"\n";
+    std::fs::write(&file, text).expect("written");
+    let vllama = builder.env("VLLAMA_CONFIG", &file.to_string_lossy()).start().await;
+    let can =
+        async |model: &str| vllama.post("/api/show", &json!({"model": model})).await.json()["capabilities"].clone();
+    assert_eq!(can(THINKER).await, json!(["completion", "vision", "thinking"]));
+    assert_eq!(can("smollm2:135m").await, json!(["completion", "tools"]));
+    let answer = vllama.post("/api/chat", &ask("Hi")).await;
+    assert_eq!(answer.error(), "registry.ollama.ai/library/thinker:1b does not support tools");
+    // What the engine does not read is read here.
+    let messages = json!([{"role": "user", "content": "FAKE:replay written-tags-stream 3"}]);
+    let lines = vllama.post("/api/chat", &json!({"model": THINKER, "messages": messages})).await.lines();
+    let told = |field: &str| -> String { lines.iter().filter_map(|line| line["message"][field].as_str()).collect() };
+    assert_eq!((told("thinking").as_str(), told("content").as_str()), ("hm ", "Yes & so on"));
+}
+
+#[tokio::test]
 async fn a_round_trip_of_calls_reaches_the_engine_in_its_words() {
     let vllama = Vllama::with_fake_thinker().start().await;
     let mut body = ask("FAKE:count 3");

@@ -128,7 +128,7 @@ async fn prepare(app: &App, call: &Call) -> Result<Step, ApiError> {
         options: &options,
         window,
         response_format,
-        tools,
+        tools: tools.as_deref(),
         thinking: think::thinking(wishes.think, &model.card),
         asked: Asked { shape: Shape::Chat, model: asked, logprobs: wishes.logprobs, context: false },
         stream: request.stream.unwrap_or(true),

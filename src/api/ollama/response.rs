@@ -74,7 +74,7 @@ pub struct Translator {
     facts: Arc<Facts>,
     thought: bool,
     answered: bool,
-    /// Where the engine leaves thoughts in the text.
+    /// For models that mark their thoughts with tags.
     splitter: Option<Splitter>,
     calls: ToolCalls,
     context: Vec<u32>,
@@ -125,7 +125,7 @@ impl Translator {
         }
     }
 
-    /// Looks for thoughts in the text of the answer, as long as the engine sends none beside it.
+    /// Looks for the tags of thoughts in what the engine sends.
     #[must_use]
     pub fn splitting(self, splitter: Option<Splitter>) -> Self {
         Self { splitter, ..self }
@@ -156,7 +156,7 @@ impl Translator {
             self.line(out, Line { content: &news.content, logprobs, ..Line::default() }, false);
         }
         if self.finish.is_some() {
-            for call in self.calls.take() {
+            for call in self.calls.take(self.finish == Some("length")) {
                 self.line(out, Line { calls: &[call], ..Line::default() }, false);
             }
         }
@@ -173,7 +173,7 @@ impl Translator {
         if self.finish.is_none() {
             return Err(ApiError::Failed("the engine gave no answer".to_owned()));
         }
-        let calls = self.calls.take();
+        let calls = self.calls.take(self.finish == Some("length"));
         let line = Line { content: &news.content, thinking: &news.thinking, calls: &calls, logprobs: &news.logprobs };
         self.line(out, line, true);
         Ok(())
@@ -204,11 +204,8 @@ impl Translator {
         }
         let reasoning = choice.delta.reasoning.as_deref().unwrap_or_default();
         let text = choice.delta.content.as_deref().or(choice.text.as_deref()).unwrap_or_default();
-        if !reasoning.is_empty() {
-            self.splitter = None;
-        }
         let parts = match &mut self.splitter {
-            Some(splitter) => splitter.split(text, self.finish.is_some()),
+            Some(splitter) => splitter.split(reasoning, text, self.finish.is_some()),
             None => Parts { thinking: reasoning.into(), content: text.into() },
         };
         // Reasoning parsers leave the line breaks around their tags; Ollama does not (§6.5).

@@ -80,15 +80,14 @@ impl Run {
         Question { endpoint, stream, body, translator }
     }
 
-    /// What reads the thoughts in the answer, where the engine does not: it reads them in chats only, and only where it
-    /// has a parser. A raw prompt is answered as it comes.
+    /// What looks for thoughts in the answer. The engine reads them in chats only, and only where it has a parser. A raw
+    /// prompt is answered as it comes.
     fn splitter(&self, asked: &Asked<'_>, endpoint: Endpoint) -> Option<Splitter> {
         let tags = self.model.card.thought_tags?;
-        let needed = match endpoint {
-            Endpoint::Chat => !tags.read_by_engine,
-            Endpoint::Completions => asked.context,
-        };
-        needed.then(|| Splitter::new(tags.opened_by_prompt))
+        match endpoint {
+            Endpoint::Chat => Some(Splitter::new(tags.opened_by_prompt && !tags.read_by_engine)),
+            Endpoint::Completions => asked.context.then(|| Splitter::new(tags.opened_by_prompt)),
+        }
     }
 
     /// Posts and waits for a whole answer.

@@ -1,5 +1,6 @@
 //! Parts thoughts from the text of an answer where the engine has not done it (ollama-api §6.5): models without a parser,
-//! and completions, which no parser reads. Tags reach the client in no field, wherever the tokens cut them.
+//! completions, which no parser reads, and tags a parser has missed. Tags reach the client in no field, wherever the tokens
+//! cut them.
 
 use std::borrow::Cow;
 
@@ -9,6 +10,8 @@ use crate::model::card::thoughts::{CLOSING, OPENING};
 #[derive(Debug)]
 pub struct Splitter {
     place: Place,
+    /// Whether the engine sends thoughts beside the text, so that what it calls text is none.
+    told: bool,
     /// Text that may be part of a tag.
     held: String,
 }
@@ -36,15 +39,41 @@ impl Splitter {
     /// For an answer that begins inside a thought when the prompt has `opened` one.
     #[must_use]
     pub fn new(opened: bool) -> Self {
-        Self { place: Place::Before { opened }, held: String::new() }
+        Self { place: Place::Before { opened }, told: false, held: String::new() }
     }
 
-    /// Takes in the next piece of text; after the `last` one nothing is held back.
-    pub fn split<'a>(&mut self, text: &'a str, last: bool) -> Parts<'a> {
-        if self.place == Place::Behind {
-            return Parts { content: text.into(), ..Parts::default() };
+    /// Takes in the next piece: what the engine calls a thought, and what it calls text. After the `last` one nothing is
+    /// held back. An engine that knows thoughts by their tokens misses tags that a model spells in letters.
+    pub fn split<'a>(&mut self, thought: &'a str, text: &'a str, last: bool) -> Parts<'a> {
+        if !thought.is_empty() && !self.told {
+            self.told = true;
+            self.place = Place::Before { opened: true };
         }
-        self.held.push_str(text);
+        if !self.told {
+            return self.advance(text, last);
+        }
+        let ends = last || !text.is_empty();
+        let mut parts = if thought.is_empty() && !ends { Parts::default() } else { self.advance(thought, ends) };
+        if !text.is_empty() {
+            self.place = Place::Behind;
+            if parts.content.is_empty() {
+                parts.content = text.into();
+            } else {
+                parts.content.to_mut().push_str(text);
+            }
+        }
+        parts
+    }
+
+    fn advance<'a>(&mut self, text: &'a str, last: bool) -> Parts<'a> {
+        match self.place {
+            Place::Behind => return Parts { content: text.into(), ..Parts::default() },
+            // The way of every token of a thought.
+            Place::Inside if self.held.is_empty() && !text.contains('<') => {
+                return Parts { thinking: text.into(), ..Parts::default() };
+            }
+            Place::Inside | Place::Before { .. } => self.held.push_str(text),
+        }
         if let Place::Before { opened } = self.place {
             let begun = self.held.trim_start();
             if let Some(rest) = begun.strip_prefix(OPENING) {
@@ -84,7 +113,7 @@ mod tests {
         let mut splitter = Splitter::new(opened);
         let (mut thinking, mut content) = (String::new(), String::new());
         for (place, piece) in pieces.iter().enumerate() {
-            let parts = splitter.split(piece, place + 1 == pieces.len());
+            let parts = splitter.split("", piece, place + 1 == pieces.len());
             thinking.push_str(&parts.thinking);
             content.push_str(&parts.content);
         }
@@ -124,9 +153,37 @@ mod tests {
     #[test]
     fn what_is_certain_is_not_held_back() {
         let mut splitter = Splitter::new(false);
-        assert_eq!(splitter.split("<think>hm </", false).thinking, "hm ");
-        assert_eq!(splitter.split("b> ", false).thinking, "</b> ");
-        assert_eq!(splitter.split("</think>Yes", false).content, "Yes");
-        assert!(matches!(splitter.split("more", false).content, Cow::Borrowed("more")));
+        assert_eq!(splitter.split("", "<think>hm </", false).thinking, "hm ");
+        assert_eq!(splitter.split("", "b> ", false).thinking, "</b> ");
+        assert_eq!(splitter.split("", "</think>Yes", false).content, "Yes");
+        assert!(matches!(splitter.split("", "more", false).content, Cow::Borrowed("more")));
+    }
+
+    #[test]
+    fn what_the_engine_calls_a_thought_is_one_up_to_a_tag_it_missed() {
+        let whole = |pieces: &[(&str, &str)]| {
+            let mut splitter = Splitter::new(false);
+            let (mut thinking, mut content) = (String::new(), String::new());
+            for (place, (thought, text)) in pieces.iter().enumerate() {
+                let parts = splitter.split(thought, text, place + 1 == pieces.len());
+                thinking.push_str(&parts.thinking);
+                content.push_str(&parts.content);
+            }
+            (thinking, content)
+        };
+        for (pieces, thinking, content) in [
+            (&[("hm", ""), (" <", ""), ("", "Yes"), ("", " <think>")][..], "hm <", "Yes <think>"),
+            (&[("<th", ""), ("ink>hm", ""), ("</", ""), ("think>", ""), ("Yes", ""), ("", "")], "hm", "Yes"),
+            (&[("hm</think>Y", "es"), ("", "!")], "hm", "Yes!"),
+            (&[("hm", ""), ("", "<think>no tag</think>")], "hm", "<think>no tag</think>"),
+            (&[("", "\n"), ("hm", ""), ("", "Yes")], "\nhm", "Yes"),
+            (&[("hm </thi", ""), ("", "")], "hm </thi", ""),
+            (&[("", "Yes"), ("late", "")], "late", "Yes"),
+        ] {
+            assert_eq!(whole(pieces), (thinking.to_owned(), content.to_owned()), "{pieces:?}");
+        }
+        let mut splitter = Splitter::new(false);
+        splitter.split("hm", "", false);
+        assert!(matches!(splitter.split("more", "", false).thinking, Cow::Borrowed("more")));
     }
 }
