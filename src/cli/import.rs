@@ -11,8 +11,9 @@ use super::problem::Problem;
 use super::progress::Progress;
 use crate::config::Config;
 use crate::init::{Exit, Init, Spawner};
-use crate::model::directory::{Directory, DirectoryError};
+use crate::model::directory::Directory;
 use crate::model::python::{IMPORT_GGUF, Python};
+use crate::model::source::SourceError;
 use crate::model::{ModelName, Source, Staging, Store};
 
 /// What the script says.
@@ -101,7 +102,7 @@ fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
 }
 
 /// Copies a checkpoint's directory.
-fn copy(directory: &Path, staging: &Staging, progress: &Progress) -> Result<Source, DirectoryError> {
+fn copy(directory: &Path, staging: &Staging, progress: &Progress) -> Result<Source, SourceError> {
     let directory = Directory::read(directory)?;
     directory.copy_to(staging.directory(), |done, total| progress.part("copying", done, total))?;
     Ok(directory.source)

@@ -21,7 +21,6 @@ import os
 import re
 import select
 import shutil
-import struct
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -34,8 +33,6 @@ SPARE_BYTES = 64 << 20  # what must stay free on the disk
 MAX_FILES = 2000
 MAX_SMALL_BYTES = 256 << 20  # the largest file that holds no weights; vocabularies have some 30 MB
 MAX_CODE_BYTES = 1 << 20
-MAX_LICENSE_BYTES = 64 << 10
-MAX_HEADER_BYTES = 100 << 20  # the safetensors format allows no more
 SOURCE_FILE = "vllama-source.json"  # says where the checkpoint came from
 
 # Files without weights, by their path: what vLLM, transformers and sentence-transformers read, and the licence.
@@ -394,80 +391,6 @@ def read_json(path):
     return value
 
 
-def tensors(path):
-    """Name, type and number of elements of each tensor in a safetensors file."""
-    broken = unsuitable(f"{path.name} is no whole safetensors file. Tell the repository's makers, or pull another one.")
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > MAX_HEADER_BYTES:
-                raise broken
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        for name, facts in header.items():
-            count = 1
-            for side in facts["shape"]:
-                count *= int(side)
-            yield name, str(facts["dtype"]), count
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, struct.error):
-        raise broken from None
-
-
-# Numbers that belong to the quantisation and are no weights of the model.
-NO_WEIGHT = re.compile(
-    r"(zeros|zero_point|g_idx|scales?|scale_inv|scale_2|weight_shape|absmax|quant_map|bitsandbytes__\w+)$"
-)
-
-
-def quantization(config):
-    """The quantisation a config names, in Ollama's words, and the bits of a weight; None where it has none."""
-    facts = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
-    if not isinstance(facts, dict):
-        return None
-    method = str(facts.get("quant_method", "")).lower()
-    text = json.dumps(facts).lower()
-    for name, bits in (("nvfp4", 4), ("mxfp4", 4), ("mxfp8", 8)):
-        if name in text:
-            return name.upper(), bits
-    if "fp8" in method or '"quant_algo": "fp8' in text or "float-quantized" in text:
-        return "FP8", 8
-    bits = facts.get("bits") or (4 if facts.get("load_in_4bit") else 8 if facts.get("load_in_8bit") else None)
-    if bits is None and (found := re.search(r'"num_bits": (\d+)', text)):
-        bits = int(found[1])
-    if isinstance(bits, int) and 1 <= bits <= 16:
-        return f"INT{bits}", bits
-    return method.upper() or "UNKNOWN", None
-
-
-def count_weights(found, bits):
-    """The number of weights and the type most of them have; packed ones are counted as what they hold."""
-    by_type = {}
-    for name, dtype, count in found:
-        if bits is not None and NO_WEIGHT.search(name):
-            continue
-        width = {"I32": 32, "U8": 8}.get(dtype)
-        if bits and width and bits < width:
-            count *= width // bits
-        by_type[dtype] = by_type.get(dtype, 0) + count
-    return sum(by_type.values()), max(by_type, key=by_type.get, default="")
-
-
-def describe(job, weights):
-    """What the checkpoint says about itself."""
-    config = read_json(job.complete / "config.json")
-    beside = job.complete / "hf_quant_config.json"  # where older exports of NVIDIA's keep it
-    named = quantization(config) or (quantization({"quantization_config": read_json(beside)}) if beside.is_file() else None)
-    found = [tensor for file in weights for tensor in tensors(job.complete / file.path)]
-    parameters, dtype = count_weights(found, named and named[1])
-    license_text = job.license
-    for file in job.files:
-        if re.fullmatch(r"(LICEN[CS]E|COPYING)(\.(txt|md))?", file.path, re.IGNORECASE) and file.size <= MAX_LICENSE_BYTES:
-            license_text = (job.complete / file.path).read_text(encoding="utf-8", errors="replace")
-            break
-    level = named[0] if named else dtype.removesuffix("_E4M3").replace("F8", "FP8")
-    return {"parameters": parameters, "quantization": level, "license": license_text}
-
-
 def remove_others(job):
     """Removes what is no part of the checkpoint any more: an earlier choice of files."""
     wanted = {job.complete / file.path for file in job.files} | {job.complete / SOURCE_FILE}
@@ -535,10 +458,9 @@ def download(order):
         job.files = small + weights
         fetch_all(job, weights)
         remove_others(job)
-        facts = describe(job, weights)
         source = json.dumps({"repository": repository, "commit": commit})
         (job.complete / SOURCE_FILE).write_text(source, encoding="utf-8")
-        tell("done", files=str(job.complete), **facts)
+        tell("done", files=str(job.complete), license=job.license)
 
 
 def tell(event, **facts):

@@ -7,16 +7,15 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use super::digest::Sha256Digest;
-use super::directory::{Directory, DirectoryError};
+use super::directory::Directory;
 use super::plan::Adapter;
 use super::python::{IMPORT_GGUF, Python};
+use super::source::{README, SourceError, is_license};
 use super::{Source, Staging, Store, safetensors};
 use crate::init::Exit;
 
 /// What vLLM reads of a checkpoint, by the ends of file names. All else, code above all, is left out.
 pub(super) const READ: [&str; 6] = [".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"];
-/// Its head names the licence.
-const README: &str = "README.md";
 /// Deepest path inside a checkpoint, in parts.
 const DEPTH: usize = 4;
 /// First bytes of a GGUF file.
@@ -60,10 +59,10 @@ pub enum GatherError {
     Store(#[from] io::Error),
 }
 
-impl From<DirectoryError> for GatherError {
-    fn from(error: DirectoryError) -> Self {
+impl From<SourceError> for GatherError {
+    fn from(error: SourceError) -> Self {
         match error {
-            DirectoryError::File { source, .. } => Self::Store(source),
+            SourceError::File { source, .. } => Self::Store(source),
             // Its paths are of no use to a client, and what to do is another thing here.
             error => Self::Refused(format!("the files are no checkpoint vLLM can load: {error}")),
         }
@@ -232,8 +231,8 @@ fn put(store: &Store, files: &Files, directory: &Path) -> Result<(), GatherError
     if files.is_empty() {
         return Err(GatherError::None);
     }
-    for (name, digest) in files.iter().filter(|(name, _)| name == README || READ.iter().any(|end| name.ends_with(end)))
-    {
+    let read = |name: &str| name == README || is_license(name) || READ.iter().any(|end| name.ends_with(end));
+    for (name, digest) in files.iter().filter(|(name, _)| read(name)) {
         if !is_inside(name) {
             return Err(GatherError::Refused(format!("{name:?} is no file name inside a model")));
         }
@@ -261,14 +260,6 @@ fn link(store: &Store, digest: &Sha256Digest, target: &Path) -> Result<(), Gathe
         io::ErrorKind::NotFound => GatherError::Missing(digest.clone()),
         _ => error.into(),
     })
-}
-
-/// The quantisation in Ollama's words: what the config says, else the type of the weights.
-pub(super) fn quantization(directory: &Path, dtype: &str) -> String {
-    let config = std::fs::read(directory.join("config.json")).unwrap_or_default();
-    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
-    let method = config["quantization_config"]["quant_method"].as_str().map(str::to_ascii_uppercase);
-    method.unwrap_or_else(|| if dtype.starts_with("F8") { "FP8" } else { dtype }.to_owned())
 }
 
 #[cfg(test)]
@@ -325,16 +316,19 @@ mod tests {
         let (root, store) = store();
         let weights = upload(&store, &safetensors::tests::file()).await;
         let config = upload(&store, br#"{"architectures":["LlamaForCausalLM"],"model_type":"llama"}"#).await;
+        let license = upload(&store, b"You may.").await;
         let files: Files = [
             ("model.safetensors", &weights),
             ("config.json", &config),
             ("tokenizer.json", &config),
             ("evil.py", &config),
+            ("LICENSE", &license),
         ]
         .map(|(name, digest)| (name.to_owned(), digest.clone()))
         .into();
         let (staging, source) = checkpoint(&store, &files).expect("a checkpoint");
         assert_eq!((source.parameters, source.quantization.as_str()), (6, "BF16"));
+        assert_eq!(source.license.as_deref(), Some("You may."));
         assert!(staging.directory().join("config.json").is_file() && !staging.directory().join("evil.py").exists());
         drop(staging);
         let torn = upload(&store, &safetensors::tests::file()[..40]).await;

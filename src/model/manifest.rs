@@ -85,16 +85,3 @@ impl Installed {
         own.chain(&self.manifest.overlay.license).map(String::as_str).filter(|text| !text.is_empty())
     }
 }
-
-/// What the source of a model said about it; the rest of the [`Manifest`] is measured.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Format the model came in: `gguf` or `safetensors`.
-    pub format: String,
-    /// Quantisation in Ollama's words.
-    pub quantization: String,
-    /// Licence text or identifier.
-    pub license: Option<String>,
-    /// Number of weights.
-    pub parameters: u64,
-}

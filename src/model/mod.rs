@@ -19,11 +19,13 @@ pub mod plan;
 pub mod pull;
 pub mod python;
 pub mod safetensors;
+pub mod source;
 pub mod store;
 
 pub use card::{Capability, Card, GenerationDefaults};
-pub use manifest::{Installed, Manifest, Source};
+pub use manifest::{Installed, Manifest};
 pub use name::{InvalidName, ModelName};
 pub use overlay::Overlay;
 pub use parser_choice::{ParserChoice, ParserChoices};
+pub use source::Source;
 pub use store::{Staging, Store};

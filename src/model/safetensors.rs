@@ -1,6 +1,5 @@
 //! What safetensors files hold, from their headers alone: eight bytes of length, then JSON, then weights nobody reads here.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -39,6 +38,21 @@ impl Tensor {
     pub fn bytes(&self) -> u64 {
         self.data_offsets.1 - self.data_offsets.0
     }
+
+    /// One of so many bytes as its numbers need.
+    #[cfg(test)]
+    pub(super) fn for_test(name: &str, dtype: &str, shape: &[u64]) -> Self {
+        let width = match dtype {
+            "U8" | "I8" | "F8_E4M3" => 1,
+            "BF16" | "F16" => 2,
+            "I64" => 8,
+            _ => 4,
+        };
+        let shape = shape.to_vec();
+        let elements = shape.iter().fold(1, |product: u64, length| product.saturating_mul(*length));
+        let data_offsets = (0, elements.saturating_mul(width));
+        Self { name: name.to_owned(), dtype: dtype.to_owned(), shape, data_offsets }
+    }
 }
 
 /// All tensors of a checkpoint, in the order of its files and of their headers.
@@ -64,19 +78,6 @@ pub fn tensors_of(files: &[PathBuf]) -> io::Result<Vec<Tensor>> {
 /// When a file cannot be read, or its header is none.
 pub fn headers_of(files: &[PathBuf]) -> io::Result<Vec<Tensor>> {
     read_all(files, |_, _| Ok(()))
-}
-
-/// Number of elements in all of them, and the type most bytes have.
-#[must_use]
-pub fn summary(tensors: &[Tensor]) -> (u64, &str) {
-    let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    for tensor in tensors {
-        let sum = bytes.entry(&tensor.dtype).or_default();
-        *sum = sum.saturating_add(tensor.bytes());
-    }
-    let parameters = tensors.iter().fold(0, |sum: u64, tensor| sum.saturating_add(tensor.elements()));
-    let dtype = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or("", |(dtype, _)| dtype);
-    (parameters, dtype)
 }
 
 fn files(checkpoint: &Path) -> io::Result<Vec<PathBuf>> {
@@ -166,7 +167,7 @@ pub(crate) mod tests {
     fn a_header_tells_the_tensors() {
         let tensors = read(&file()).expect("a whole file");
         assert_eq!((tensors.len(), tensors[0].name.as_str(), tensors[0].shape.as_slice()), (1, "w", &[2, 3][..]));
-        assert_eq!(summary(&tensors), (6, "BF16"));
+        assert_eq!((tensors[0].elements(), tensors[0].bytes(), tensors[0].dtype.as_str()), (6, 12, "BF16"));
     }
 
     #[test]

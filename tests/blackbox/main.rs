@@ -26,6 +26,7 @@ mod plans;
 mod prompts;
 mod pulls;
 mod scheduling;
+mod sequences;
 mod shape;
 mod thinking;
 mod tools;

@@ -226,6 +226,21 @@ class Pull(unittest.TestCase):
         self.assertEqual(shown["model_info"]["general.parameter_count"], 200 + 150_000)
         eventually("nothing is left of the download", lambda: not list((self.directory / "models/.downloads").iterdir()))
 
+    def test_a_packed_model_says_how_and_counts_what_it_holds(self):
+        config = checkpoints.CONFIG | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+        shapes = {"a.qweight": ([10, 20], "I32"), "a.qzeros": ([5], "I32"), "a.scales": ([9], "F16"), "embed.weight": ([50], "F16")}
+        files = checkpoints.plain() | {"config.json": json.dumps(config).encode(), "model.safetensors": checkpoints.safetensors(shapes)}
+        del files["LICENSE"]
+        self.hub.add("org/name", files, card={"license": "apache-2.0"})
+        vllama = self.vllama()
+        vllama.pull("org/name")
+        self.assertEqual(vllama.names()["org/name:latest"]["details"]["quantization_level"], "INT4")
+        connection, answer = vllama.ask("POST", "/api/show", {"model": "org/name"})
+        shown = json.loads(answer.read())
+        connection.close()
+        self.assertEqual(shown["license"], "apache-2.0")
+        self.assertEqual(shown["model_info"]["general.parameter_count"], 10 * 20 * 8 + 50)
+
     def test_names_of_ollamas_library_lead_to_the_hub(self):
         self.hub.add("Qwen/Qwen2.5-7B-Instruct-AWQ", checkpoints.plain())
         vllama = self.vllama()
@@ -258,8 +273,16 @@ class Pull(unittest.TestCase):
         self.hub.add("org/lie", files, lie=True)
         error = vllama.pull("org/lie")[-1]["error"]
         self.assertTrue(error.startswith("digest mismatch, file must be downloaded again: want sha256:"), error)
-        self.hub.add("org/broken", checkpoints.plain() | {"config.json": b'{"model_type": "llama"}'})
-        self.assertIn("names no architecture", vllama.pull("org/broken")[-1]["error"])
+        for name, contents, words in [
+            ("config.json", b'{"model_type": "llama"}', "config.json: it names no architecture"),
+            ("config.json", b"[]", "config.json: it names no architecture"),
+            ("model.safetensors", b"\xff" * 100, "model.safetensors: its header of"),
+            ("model.safetensors", files["model.safetensors"][:-1], "model.safetensors: it has"),
+        ]:
+            self.hub.add("org/broken", checkpoints.plain() | {name: contents})
+            error = vllama.pull("org/broken")[-1]["error"]
+            self.assertTrue(error.startswith("vLLM cannot serve this repository: "), error)
+            self.assertIn(words, error)
         self.assertEqual(vllama.names(), {})
 
     def test_the_token_reaches_the_hub_and_nobody_else(self):

@@ -28,7 +28,6 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
-    runner.test("the ollama package for Python works as its users expect", ollama_package(&vllama));
     runner.test("health tells of a ready engine", health(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));
@@ -183,22 +182,6 @@ async fn hang_up(vllama: &Vllama, stream: bool) {
     within(Duration::from_secs(3), "the engine is free", async || (vllama.engine_running().await == 0).then_some(()))
         .await;
     println!("  free after {} ms, as its metrics tell", gone.elapsed().as_millis());
-}
-
-async fn ollama_package(vllama: &Vllama) {
-    let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
-        println!(
-            "skipped: the ollama package, since VLLAMA_TEST_CLIENTS names no Python that has it; `make test` sets it"
-        );
-        return;
-    };
-    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
-    let status = std::process::Command::new(python)
-        .args(["-m", "unittest", "discover", "-v", "-s", tests])
-        .env("OLLAMA_HOST", vllama.address.to_string())
-        .status()
-        .unwrap();
-    assert!(status.success());
 }
 
 async fn health(vllama: &Vllama) {

@@ -38,7 +38,7 @@ impl Details {
             format: told(&model.manifest.format),
             families: [family.clone()],
             family,
-            parameter_size: human_number(parameters(model)),
+            parameter_size: human_number(model.card.parameters),
             quantization_level: told(&model.manifest.quantization),
             context_length: model.card.context_length,
             embedding_length: model.card.embedding_length,
@@ -123,12 +123,6 @@ fn body<T: Serialize>(models: Vec<T>) -> Vec<u8> {
     serde_json::to_vec(&Models { models }).unwrap_or_default()
 }
 
-/// The number of weights: counted at installation, else as the card has it.
-#[must_use]
-pub fn parameters(model: &Installed) -> u64 {
-    if model.manifest.parameters > 0 { model.manifest.parameters } else { model.card.parameters }
-}
-
 /// A number as Ollama shows it: `7.6B`, `8B`, `134.52M`, `12K`.
 fn human_number(number: u64) -> String {
     let scaled = |unit: u64, digits: usize, letter: char| {
@@ -177,6 +171,7 @@ pub(in crate::api) mod tests {
             card: Card {
                 architecture: "LlamaForCausalLM".into(),
                 family: "llama".into(),
+                parameters: 134_515_008,
                 context_length: 8192,
                 embedding_length: 576,
                 block_count: 30,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::listing::{Details, parameters};
+use super::listing::Details;
 use super::prelude::Prelude;
 use crate::model::safetensors::Tensor;
 use crate::model::{Capability, Installed};
@@ -195,7 +195,7 @@ fn model_info(model: &Installed, asked: &str, context_length: u64) -> Map<String
     info.insert("general.architecture".into(), family.into());
     // Copilot shows this as the name and looks for it in its list (§13.5), so it is the name that was asked for.
     info.insert("general.basename".into(), asked.into());
-    info.insert("general.parameter_count".into(), parameters(model).into());
+    info.insert("general.parameter_count".into(), model.card.parameters.into());
     info.insert("general.type".into(), "model".into());
     let numbers = [
         ("attention.head_count", card.head_count),

@@ -50,7 +50,7 @@ mod tests {
         model.manifest.overlay.parameters = serde_json::from_str(parameters).expect("parameters");
         let body = format!(r#"{{"model":"m"{more}}}"#);
         let mut request = Request::of(Bytes::from(body)).expect("a request");
-        let limit = Limit { max_model_len: 2048, always };
+        let limit = Limit { max_model_len: 2048, answer: None, always };
         complete(&mut request, &model, limit, &["max_completion_tokens", "max_tokens"]);
         String::from_utf8(request.spliced("m").to_vec()).expect("text")
     }

@@ -10,7 +10,10 @@ use super::CardError;
 pub(super) const LIMIT: u64 = 64 << 20;
 
 /// The file's JSON, or `None` where there is no such file.
-pub(super) fn json<T: serde::de::DeserializeOwned>(directory: &Path, file: &str) -> Result<Option<T>, CardError> {
+pub(in crate::model) fn json<T: serde::de::DeserializeOwned>(
+    directory: &Path,
+    file: &str,
+) -> Result<Option<T>, CardError> {
     let Some(text) = text(directory, file)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| invalid(file, error))
 }

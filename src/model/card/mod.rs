@@ -10,11 +10,13 @@ mod pooling;
 mod quantization;
 pub mod thoughts;
 mod tokenizer;
-mod weights;
+pub(super) mod weights;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+
+pub(super) use files::json;
 
 pub use attention::{Attention, Window};
 pub use capability::Capability;
@@ -69,7 +71,7 @@ pub struct Card {
     pub architecture: String,
     /// Hugging Face `model_type`, e.g. `llama`; Ollama's family and the prefix of its `model_info` keys.
     pub family: String,
-    /// Number of weights.
+    /// Number of weights, as its manifest has it.
     pub parameters: u64,
     /// Longest sequence the model was made for, in tokens.
     pub context_length: u64,
@@ -159,6 +161,13 @@ impl Card {
         self.templates().any(|template| template.contains(text))
     }
 
+    /// What its weights are, as `quantization_level` says it (ollama-api §4.2): how they are packed, else the type most
+    /// of their bytes have.
+    #[must_use]
+    pub fn level(&self) -> &str {
+        self.quantization.as_ref().map_or_else(|| self.weights.level(), |quantization| &quantization.level)
+    }
+
     /// Reads the facts of the checkpoint in `directory`; `parameters` is the number of its weights, counted at
     /// installation, or 0 to take what the weight files say.
     ///
@@ -173,12 +182,12 @@ impl Card {
             card.quantization = quantization::beside(directory)?;
         }
         // Whether they are whole is checked where they are installed; without figures a plan takes the size on disk.
-        card.weights = weights::read(directory, format, card.block_count).unwrap_or_default();
+        let quantization = card.quantization.as_ref();
+        card.weights = weights::read(directory, format, card.block_count, quantization).unwrap_or_default();
         if card.dtype.is_empty() && card.weights.are_float32() {
             card.dtype = "float32".into();
         }
-        let bits = card.quantization.as_ref().and_then(|quantization| quantization.bits);
-        card.parameters = if parameters > 0 { parameters } else { card.weights.parameters(bits) };
+        card.parameters = if parameters > 0 { parameters } else { card.weights.parameters };
         card.generation = files::json(directory, "generation_config.json")?.unwrap_or_default();
         card.pooling = pooling::read(directory)?;
         tokenizer::read(directory, &mut card)?;

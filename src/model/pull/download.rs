@@ -45,13 +45,14 @@ struct Order<'a> {
 enum Event {
     Layer { layer: usize, digest: String, total: u64, completed: u64 },
     Unchanged,
-    Done { files: PathBuf, parameters: u64, quantization: String, license: Option<String> },
+    Done { files: PathBuf, license: Option<String> },
     Error(Told),
 }
 
 /// What the script has brought.
 enum Fetched {
-    Files(PathBuf, Source),
+    /// A whole checkpoint, and the licence the hub names.
+    Files { files: PathBuf, license: Option<String> },
     /// What is installed is what the hub has.
     Nothing,
 }
@@ -87,7 +88,7 @@ impl Workshop {
         let commit = provenance.as_ref().filter(|known| known.repository == origin.repository);
         let commit = commit.map(|known| known.commit.as_str());
         match (self.fetch(&name, &origin, commit, &progress).await, installed) {
-            (Ok(Fetched::Files(files, source)), _) => self.install(name, files, source, &progress).await,
+            (Ok(Fetched::Files { files, license }), _) => self.install(name, files, license, &progress).await,
             (Ok(Fetched::Nothing), Some(installed)) => {
                 progress.send_modify(|progress| progress.phase = Phase::Writing);
                 Ok(installed)
@@ -133,10 +134,7 @@ impl Workshop {
                     });
                 }
                 Event::Unchanged => outcome = Some(Ok(Fetched::Nothing)),
-                Event::Done { files, parameters, quantization, license } => {
-                    let source = Source { format: "safetensors".to_owned(), quantization, license, parameters };
-                    outcome = Some(Ok(Fetched::Files(files, source)));
-                }
+                Event::Done { files, license } => outcome = Some(Ok(Fetched::Files { files, license })),
                 Event::Error(told) => outcome = Some(Err(PullError::from(told))),
             }
         }
@@ -155,34 +153,24 @@ impl Workshop {
         self,
         name: ModelName,
         files: PathBuf,
-        source: Source,
+        license: Option<String>,
         progress: &watch::Sender<Progress>,
     ) -> Outcome {
         progress.send_modify(|progress| progress.phase = Phase::Verifying);
-        let (store, staged) = (self.store.clone(), files.clone());
+        let store = self.store.clone();
         let prepared = tokio::task::spawn_blocking(move || {
+            let source = Source::read(&files, license)?;
             let staging = store.stage()?;
-            place::link_all(&staged, staging.directory())?;
+            place::link_all(&files, staging.directory())?;
             let checkpoint = Checkpoint::Built(staging, source);
-            store.prepare(Draft { checkpoint, overlay: Overlay::default(), adapter: None })
+            Ok::<_, PullError>(store.prepare(Draft { checkpoint, overlay: Overlay::default(), adapter: None })?)
         });
         let installed = async {
-            let prepared = prepared.await??;
+            let prepared = prepared.await.map_err(io::Error::from)??;
             progress.send_modify(|progress| progress.phase = Phase::Writing);
-            (self.publish)(name.clone(), prepared).await
+            Ok((self.publish)(name.clone(), prepared).await?)
         };
-        let outcome = match installed.await {
-            Ok(installed) => Ok(installed),
-            Err(error) => Err(match error.kind() {
-                io::ErrorKind::InvalidData => {
-                    PullError::Unsuitable(format!("vLLM cannot serve this repository: {error}. Pull another one"))
-                }
-                io::ErrorKind::StorageFull => {
-                    PullError::DiskFull("the disk became full during the installation. Free some and pull again".into())
-                }
-                _ => PullError::Failed(format!("cannot write the model store: {error}")),
-            }),
-        };
+        let outcome: Outcome = installed.await;
         if outcome.is_ok() {
             let directory = place::of(&self.downloads, &name);
             // Large files take their time to go, and nobody need wait for that.

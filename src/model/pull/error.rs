@@ -1,6 +1,10 @@
 //! Why a pull fails, in the words Ollama's clients know where Ollama has words for it (ollama-api §4.5, §14).
 
+use std::io;
+
 use serde::Deserialize;
+
+use crate::model::source::SourceError;
 
 /// Why a model was not pulled. `Display` is what the client reads; it never holds a token or the address of a mirror.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +63,33 @@ impl PullError {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Network(_) | Self::Offline)
+    }
+}
+
+/// What came makes no checkpoint.
+impl From<SourceError> for PullError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::File { source, .. } => Self::Failed(format!("cannot read what was downloaded: {source}")),
+            error => Self::Unsuitable(format!(
+                "vLLM cannot serve this repository: {error}. Tell its makers, or pull another one"
+            )),
+        }
+    }
+}
+
+/// What came cannot be installed.
+impl From<io::Error> for PullError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => {
+                Self::Unsuitable(format!("vLLM cannot serve this repository: {error}. Pull another one"))
+            }
+            io::ErrorKind::StorageFull => {
+                Self::DiskFull("the disk became full during the installation. Free some and pull again".into())
+            }
+            _ => Self::Failed(format!("cannot write the model store: {error}")),
+        }
     }
 }
 

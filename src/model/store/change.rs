@@ -11,8 +11,8 @@ use super::lock::LayerLock;
 use super::staging::Staging;
 use super::{Store, durable};
 use crate::model::digest::{Sha256Digest, measure};
-use crate::model::manifest::Source;
 use crate::model::overlay::{Adapter, Overlay};
+use crate::model::source::Source;
 use crate::model::{Card, Installed, Manifest, ModelName};
 
 /// A model that has everything but a name.

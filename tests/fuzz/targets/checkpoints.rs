@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use vllama::model::plan::{Checkpoint, Gpu, Hardware, Plan, Wishes};
-use vllama::model::{Card, safetensors};
+use vllama::model::{Card, Source, safetensors};
 
 use super::{Target, seeds};
 
@@ -127,12 +127,12 @@ fn tensors(data: &[u8]) {
         std::fs::write(&file, data).expect("a file");
         for read in [safetensors::tensors_of, safetensors::headers_of] {
             let Ok(tensors) = read(std::slice::from_ref(&file)) else { continue };
-            let _ = safetensors::summary(&tensors);
             for tensor in &tensors {
                 let _ = (tensor.bytes(), tensor.elements());
             }
         }
         let _ = Card::read(&plain(directory.path()), 0);
+        let _ = Source::read(directory.path(), None);
         std::fs::remove_file(&file).expect("the file");
     });
 }
@@ -163,6 +163,7 @@ fn card(data: &[u8]) {
         if let Ok(card) = Card::read(&plain(directory.path()), 0) {
             planned(&card);
         }
+        let _ = Source::read(directory.path(), None);
         std::fs::remove_file(place).expect("the file");
     });
 }

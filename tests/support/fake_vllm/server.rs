@@ -151,7 +151,7 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         return instead(fault, &raw);
     }
     if let Some((file, piece)) = replay_file(&job, &engine) {
-        return Ok(replay(&file, piece, run));
+        return Ok(if job.stream { replay(&file, piece, run) } else { replay_whole(&file) });
     }
     if job.stream { Ok(stream(job, run, engine)) } else { whole(job, run, &engine).await }
 }
@@ -410,6 +410,15 @@ fn replay(file: &Path, piece: usize, run: Run) -> Response<Body> {
         }
     });
     event_stream(pieces)
+}
+
+/// The whole answer that lies beside a recorded stream, as NAME.json.
+fn replay_whole(file: &Path) -> Response<Body> {
+    let file = file.with_added_extension("json");
+    match std::fs::read_to_string(&file) {
+        Ok(text) => typed(200, "application/json", text),
+        Err(error) => panic!("replay: {}: {error}", file.display()),
+    }
 }
 
 /// What comes instead of an answer.

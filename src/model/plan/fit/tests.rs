@@ -65,7 +65,8 @@ fn heads_decide_between_how_many_gpus_a_model_can_be_split() {
 #[test]
 fn layers_are_not_cut_through_weights_that_share_a_scale_but_experts_can_stay_whole() {
     let mut card = card();
-    card.quantization = Some(Quantization { method: "awq".into(), bits: Some(4), group: 128 });
+    card.quantization =
+        Some(Quantization { method: "awq".into(), bits: Some(4), group: 128, ..Quantization::default() });
     card.head_count = 64;
     // 18,944 / 128 = 148 groups: between 2 and 4 GPUs, not between 8.
     assert!(can_split(&card, 4) && !can_split(&card, 8));
