@@ -3,16 +3,21 @@
 #[path = "../support/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of the real engine")]
 mod harness;
+#[path = "../fuzz/mutate.rs"]
+mod mutate;
 
 mod answers;
 mod blobs;
+mod catalogue;
 mod cloud;
 mod command_line;
+mod contract;
 mod deaths;
 mod edges;
 mod embeddings;
 mod fake_engine;
 mod health;
+mod hostile;
 mod import;
 mod kills;
 mod life;
@@ -31,3 +36,4 @@ mod shape;
 mod thinking;
 mod tools;
 mod transcripts;
+mod traps;

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::model::THINKER;
 use crate::harness::vllama::{Builder, chat, generate};
 use crate::harness::{Answer, Vllama};
 
@@ -317,7 +318,7 @@ async fn a_template_that_is_none_is_the_clients_fault() {
 
 #[tokio::test]
 async fn the_prompt_itself_is_told_instead_of_an_answer() {
-    let vllama = Vllama::with_fake().start().await;
+    let vllama = Vllama::with_fake_thinker().arguments(&["serve", "smollm2:135m", "--json"]).start().await;
     let rendered = format!("{DEFAULT_SYSTEM}<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
     for stream in [true, false] {
         let mut body = chat("Hello", stream);
@@ -348,6 +349,7 @@ async fn the_prompt_itself_is_told_instead_of_an_answer() {
     assert_eq!(render(templated).await, told("> Hello\n"));
     let mut image = generate("What is this?", false);
     image["images"] = json!(["iVBORw0KGgo=", "iVBORw0KGgo="]);
+    image["model"] = json!(THINKER);
     assert_eq!(render(image).await["image_count"], 2);
 
     // What is told is what would be sent: without what does not fit.
@@ -444,11 +446,11 @@ async fn of_several_mistakes_the_first_in_ollamas_order_is_told() {
         ("model", json!(model), 400, "raw mode does not support template, system, or context"),
         ("system", json!(""), 400, "\"smollm2:135m\" does not support thinking"),
         ("think", json!(false), 400, "registry.ollama.ai/library/smollm2:135m does not support insert"),
-        ("suffix", json!(""), 500, "option \"temperature\" must be of type float32"),
+        ("suffix", json!(""), 400, "option \"temperature\" must be of type float32"),
         (
             "options",
             json!(null),
-            500,
+            400,
             "invalid format: \"\\\"nonsense\\\"\"; expected \"json\" or a valid JSON Schema object",
         ),
     ] {

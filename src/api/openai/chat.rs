@@ -217,7 +217,7 @@ mod tests {
             ("gpt_oss", "", "", ""),
             ("gpt_oss", r#","reasoning_effort":"minimal""#, "", r#","reasoning_effort":"low""#),
             ("gpt_oss", r#","reasoning_effort":"ultra""#, "", r#","reasoning_effort":"high""#),
-            ("gpt_oss", r#","reasoning_effort":"none""#, "", r#","reasoning_effort":null"#),
+            ("gpt_oss", r#","reasoning_effort":"none""#, "", r#","reasoning_effort":"low""#),
             ("gpt_oss", r#","reasoning":{"effort":"medium"}"#, r#""reasoning_effort":"medium","#, ""),
         ] {
             let model = with(&[Capability::Thinking], family);
