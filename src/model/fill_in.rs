@@ -82,7 +82,8 @@ const WAYS: &[FillIn] = &[
     FillIn {
         families: "CodeLlama",
         parts: &[Mark("▁<PRE>"), Before, Mark("▁<SUF>"), After, Mark("▁<MID>")],
-        ends: &["▁<EOT>", "▁<PRE>", "▁<SUF>", "▁<MID>", "</s>"],
+        // The engine may write the mark of a space as one.
+        ends: &["▁<EOT>", " <EOT>", "▁<PRE>", " <PRE>", "▁<SUF>", " <SUF>", "▁<MID>", " <MID>", "</s>"],
     },
     FillIn {
         families: "Codestral",
@@ -121,7 +122,7 @@ impl FillIn {
 
     /// Texts at which a filling ends, of those the model's tokenizer knows.
     pub fn ends(&self, card: &Card) -> impl Iterator<Item = &'static str> {
-        let known = |end: &&str| card.tokens.as_ref().is_some_and(|tokens| tokens.contains(*end));
+        let known = |end: &&str| card.tokens.as_ref().is_some_and(|tokens| tokens.contains(&end.replace(' ', "▁")));
         self.ends.iter().copied().filter(known)
     }
 }
@@ -165,5 +166,8 @@ mod tests {
         let qwen = card(&["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>", "<|im_end|>"]);
         let ends: Vec<_> = of(&qwen).expect("a way").ends(&qwen).collect();
         assert_eq!(ends, ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>", "<|im_end|>"]);
+        let llama = card(&["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]);
+        let ends: Vec<_> = of(&llama).expect("a way").ends(&llama).take(3).collect();
+        assert_eq!(ends, ["▁<EOT>", " <EOT>", "▁<PRE>"]);
     }
 }

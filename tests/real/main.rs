@@ -17,6 +17,7 @@ mod embeddings;
 mod load;
 mod models;
 mod plans;
+mod prompts;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),
+        ("prompts", prompts::run),
         ("deaths", deaths::run),
     ];
     for (name, run) in groups {

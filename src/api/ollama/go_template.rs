@@ -48,9 +48,7 @@ pub fn render(template: &str, values: &Values) -> Result<String, String> {
     if template.len() > LONGEST {
         return Err(format!("it is longer than {} KiB", LONGEST >> 10));
     }
-    if let Some(word) = named(template) {
-        return Err(format!("vllama takes no named templates (`{word}`)"));
-    }
+    check(template)?;
     let given =
         values.messages.iter().map(|(_, text)| text.len()).sum::<usize>() + values.system.len() + values.suffix.len();
     let budget = Arc::new(AtomicUsize::new(MOST_BYTES + given));
@@ -80,16 +78,23 @@ fn says(template: &str, value: &str) -> bool {
     })
 }
 
-/// The word by which a template defines or calls another.
-fn named(template: &str) -> Option<&str> {
-    let first = |action: &'_ str| -> Option<&'static str> {
-        let word = action.trim_start_matches('-').trim_start();
-        ["define", "template", "block"].into_iter().find(|name| {
-            word.strip_prefix(name)
-                .is_some_and(|rest| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_'))
-        })
-    };
-    actions(template).find_map(first)
+/// Looks at the order of a template's blocks, which the renderer does not, and for named templates.
+fn check(template: &str) -> Result<(), String> {
+    let mut open = Vec::new();
+    for action in actions(template) {
+        let action = action.trim_start_matches('-').trim_start();
+        let word = action.split(|next: char| !next.is_alphanumeric() && next != '_').next().unwrap_or_default();
+        match word {
+            "define" | "template" | "block" => {
+                return Err(format!("vllama takes no named templates (`{word}`)"));
+            }
+            "if" | "range" | "with" => open.push(word),
+            "else" if open.is_empty() => return Err("unexpected {{else}}".to_owned()),
+            "end" if open.pop().is_none() => return Err("unexpected {{end}}".to_owned()),
+            _ => {}
+        }
+    }
+    open.pop().map_or(Ok(()), |word| Err(format!("unexpected end: {{{{{word}}}}} has no {{{{end}}}}")))
 }
 
 /// What stands between the braces.
@@ -371,7 +376,9 @@ mod tests {
     fn what_is_no_template_is_told_to_whoever_wrote_it() {
         for (template, told) in [
             ("{{ .Prompt", "unclosed action"),
-            ("{{ if .Prompt }}", "unexpected"),
+            ("{{ if .Prompt }}", "{{if}} has no {{end}}"),
+            ("{{ end }}{{ .Prompt }}", "unexpected {{end}}"),
+            ("{{- else -}}", "unexpected {{else}}"),
             ("{{ frobnicate .Prompt }}", "frobnicate"),
             ("{{ eq 1 }}", "nothing to compare"),
             ("{{ printf \"%s\" .Prompt }}", "no function `printf`"),
@@ -382,6 +389,24 @@ mod tests {
             assert!(error.contains(told), "{template}: {error}");
         }
         assert!(hello(&"x".repeat(LONGEST + 1)).is_err());
+    }
+
+    #[test]
+    fn a_broken_template_is_refused_or_rendered_and_nothing_worse() {
+        let template = "{{- /* all of it */ -}}{{ range $i, $m := .Messages }}{{ if and (eq $m.Role \"user\") (gt $i 0) }}\
+            {{ slice $.Messages $i | len }}{{ else if not .Content }}{{ continue }}{{ else }}{{ json $m.Content }}{{ end }}\
+            {{ end }}{{ with $x := index .Messages 0 }}{{ $x.Role }}{{ break }}{{ end }}{{ 'a' }}{{ 1.5 }}{{ `raw` }}";
+        let values = values("s", &[("user", "a"), ("assistant", "b"), ("user", "c")]);
+        for (at, _) in template.char_indices() {
+            let (before, after) = template.split_at(at);
+            let next = after.chars().next().map_or(0, char::len_utf8);
+            for broken in [before.to_owned(), after.to_owned(), format!("{before}{}", &after[next..])] {
+                let _ = render(&broken, &values);
+            }
+            for more in ["{{", "}}", "(", ")", "\"", "$", ".", "|", " ", ":=", "end", "9", "-"] {
+                let _ = render(&format!("{before}{more}{after}"), &values);
+            }
+        }
     }
 
     #[test]
