@@ -15,6 +15,7 @@ mod contract;
 mod deaths;
 mod edges;
 mod embeddings;
+mod errors;
 mod fake_engine;
 mod health;
 mod hostile;

@@ -18,6 +18,7 @@ mod load;
 mod models;
 mod plans;
 mod prompts;
+mod tools;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -88,9 +89,10 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 6] = [
+    let groups: [(&str, Group); 8] = [
         ("plans", plans::run),
         ("answers", answers::run),
+        ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),
