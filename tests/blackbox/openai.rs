@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Request, Vllama};
+use crate::passing::counted;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -139,12 +140,7 @@ async fn responses_answer_and_stream() {
         .filter_map(|(_, data)| data["delta"].as_str())
         .collect();
     assert_eq!(text, "1 2 3");
-    let counted = vllama
-        .log()
-        .iter()
-        .filter(|line| line["path"] == "/v1/responses" && line["tokens_out"].as_u64() > Some(0))
-        .count();
-    assert_eq!(counted, 2);
+    counted(&vllama, "/v1/responses", 2).await;
 }
 
 /// Names and data of the events of a response.

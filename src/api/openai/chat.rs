@@ -36,7 +36,7 @@ fn prepare(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
     request.member("messages").map_or(Ok(()), media::check)?;
     tools(request, model)?;
     reasoning::put(request, reasoning::of_chat(request)?, model)?;
-    stream::leave_out_options(request);
+    stream::count(request);
     begin(request, model)
 }
 
@@ -167,6 +167,7 @@ mod tests {
             (r#""stream_options":{"include_usage":true}"#, r#""stream_options":null"#),
             (r#""stream":false,"stream_options":{}"#, r#""stream":false,"stream_options":null"#),
             (r#""stream":true,"stream_options":{"x":1}"#, r#""stream":true,"stream_options":{"x":1}"#),
+            (r#""stream":true,"stream_options":null"#, r#""stream":true,"stream_options":{"include_usage":true}"#),
             (r#""tools":[{}],"tool_choice":"auto""#, r#""tools":[{}],"tool_choice":"auto""#),
         ] {
             let body = |more: &str| format!(r#"{{"model":"m:latest","messages":{HI},{more}}}"#);

@@ -34,6 +34,6 @@ fn prepare(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
         // No text after the gap is no gap.
         request.set("suffix", b"null");
     }
-    stream::leave_out_options(request);
+    stream::count(request);
     Ok(())
 }

@@ -6,9 +6,14 @@ use crate::api::pass::{Dialect, Meaning, Request, Told};
 /// Chats, completions, and all routes whose answers are never streams.
 pub static DIALECT: Dialect = Dialect { names: &[&["model"]], meaning, error: told };
 
-/// Leaves `stream_options` out of a request that is no stream: to Ollama they are nothing then, to the engine an error.
-pub fn leave_out_options(request: &mut Request) {
-    if request.member("stream") != Some("true") && request.member("stream_options").is_some() {
+/// Has a stream say its token counts for the log, and keeps them from a client that did not ask for them. Options of what
+/// is no stream are left out: to Ollama they are nothing then, to the engine an error.
+pub fn count(request: &mut Request) {
+    let (stream, options) = (request.member("stream") == Some("true"), request.member("stream_options").is_some());
+    if stream && !options {
+        request.set("stream_options", br#"{"include_usage":true}"#);
+        request.hide_usage();
+    } else if !stream && options {
         request.set("stream_options", b"null");
     }
 }

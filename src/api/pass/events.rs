@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 
 use super::usage::UsageFinder;
 use super::{Dialect, Meaning, model_name};
@@ -40,6 +40,10 @@ pub struct Events {
     renamed: Vec<u8>,
     key: Finder<'static>,
     usage: UsageFinder,
+    /// Whether the event with the token counts is left out.
+    hides_usage: bool,
+    /// Whether the empty line after an event is left out with it.
+    skips_end: bool,
     progress: Progress,
     /// Events with data so far.
     count: u64,
@@ -58,9 +62,18 @@ impl Events {
             renamed: Vec::new(),
             key: Finder::new(b"\"model\""),
             usage: UsageFinder::default(),
+            hides_usage: false,
+            skips_end: false,
             progress: Progress::Waiting,
             count: 0,
         }
+    }
+
+    /// Leaves out the event that has nothing but token counts: the client did not ask for it.
+    #[must_use]
+    pub fn hiding_usage(mut self, hides: bool) -> Self {
+        self.hides_usage = hides;
+        self
     }
 
     /// How far the stream has come.
@@ -109,10 +122,16 @@ impl Events {
                 Meaning::Last => self.progress = Progress::Done,
                 Meaning::More => self.progress = self.progress.max(Progress::Begun),
             }
+            let counts = self.usage.note_event(line, facts);
+            if counts && self.hides_usage && memmem::find(line, b"\"choices\":[]").is_some() {
+                self.skips_end = true;
+                return Ok(());
+            }
             self.count += 1;
             self.flush(out);
             self.rename(line, out);
-            self.usage.note_event(line, facts);
+        } else if self.skips_end && line.trim_ascii().is_empty() {
+            self.skips_end = false;
         } else if matches!(line.first(), Some(b':' | b'\n' | b'\r')) {
             // A comment, or the end of an event.
             self.flush(out);
@@ -277,6 +296,24 @@ mod tests {
             let (text, outcome) = rewritten(&[&stream[..cut], &stream[cut..]], "M");
             assert_eq!(text, "data: {\"a\":1}\n\n");
             assert_eq!(outcome, Err(Bytes::from_static(b"{\"message\":\"bad\"}")));
+        }
+    }
+
+    #[test]
+    fn counts_that_nobody_asked_for_are_noted_and_left_out() {
+        let before = "data: {\"model\":\"m:latest\",\"choices\":[{\"text\":\"\\\"usage\\\":{\"}]}\n\n";
+        let counts =
+            "data: {\"model\":\"m:latest\",\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7}}\n\n";
+        let stream = [before, counts, "data: [DONE]\n\n"].concat();
+        for (hides, expected) in [(true, stream.replace(counts, "")), (false, stream.clone())] {
+            for cut in 0..stream.len() {
+                let mut events = Events::new(&DIALECT, "m:latest", "m:latest").hiding_usage(hides);
+                let (mut out, facts) = (BytesMut::new(), Facts::default());
+                for piece in [&stream[..cut], &stream[cut..]] {
+                    events.read(piece.as_bytes(), &mut out, &facts).expect("no error");
+                }
+                assert_eq!((out, facts.tokens()), (BytesMut::from(&*expected), (5, 7)), "cut at {cut}");
+            }
         }
     }
 

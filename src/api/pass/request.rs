@@ -29,6 +29,8 @@ pub struct Request {
     asked: String,
     /// Bytes to put in the place of others; no two overlap.
     edits: Vec<(Range<usize>, Vec<u8>)>,
+    /// Whether the client is not told the token counts of a stream.
+    hides_usage: bool,
 }
 
 impl Request {
@@ -40,7 +42,7 @@ impl Request {
         Self::of(std::mem::take(&mut call.body)).map_err(PassError::from)
     }
 
-    /// The same of a body alone.
+    /// Looks for the model's name in a body.
     ///
     /// # Errors
     /// As [`Request::read`].
@@ -56,7 +58,7 @@ impl Request {
         }
         let name = members.place("model").map(|place| serde_json::from_slice::<Option<String>>(&body[place.clone()]));
         let asked = name.transpose().map_err(unreadable)?.flatten().filter(|name| !name.trim().is_empty());
-        Ok(Self { members, asked: asked.ok_or(ApiError::ModelRequired)?, body, edits: Vec::new() })
+        Ok(Self { members, asked: asked.ok_or(ApiError::ModelRequired)?, body, edits: Vec::new(), hides_usage: false })
     }
 
     /// The model's name as the client wrote it.
@@ -105,6 +107,11 @@ impl Request {
             let start = place.start + 1;
             self.edits.push((start..start, [elements, b","].concat()));
         }
+    }
+
+    /// Keeps the token counts of a stream from the client, who did not ask for them.
+    pub fn hide_usage(&mut self) {
+        self.hides_usage = true;
     }
 
     /// The body for an engine that calls the model `served`.
@@ -158,7 +165,7 @@ impl Request {
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
         let served = lease.served_name().to_owned();
-        let asked = self.asked.clone();
+        let (asked, hides_usage) = (self.asked.clone(), self.hides_usage);
         let answer = lease.post(path, self.spliced(&served), &call.request_id).await.map_err(ApiError::from)?;
         let (mut head, body) = answer.into_parts();
         let content_type = head.headers.remove(CONTENT_TYPE);
@@ -167,7 +174,7 @@ impl Request {
             return Err(PassError::Engine(EngineError { status, body, served, asked }));
         }
         let body = if content_type.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
-            let events = Events::new(dialect, &served, &asked);
+            let events = Events::new(dialect, &served, &asked).hiding_usage(hides_usage);
             let passed = Passed::open(body, lease, events, (served, asked), dialect, call.facts).await?;
             Body::Stream(Box::pin(passed))
         } else {

@@ -27,11 +27,13 @@ impl Default for UsageFinder {
 }
 
 impl UsageFinder {
-    /// Notes the counts of an event, where it has some.
-    pub fn note_event(&self, event: &[u8], facts: &Facts) {
-        if let Some(start) = self.0.find(event) {
+    /// Notes the counts of an event; false where it has none.
+    pub fn note_event(&self, event: &[u8], facts: &Facts) -> bool {
+        let start = self.0.find(event);
+        if let Some(start) = start {
             note(&event[start..], facts);
         }
+        start.is_some()
     }
 }
 

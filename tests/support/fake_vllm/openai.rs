@@ -74,18 +74,24 @@ pub struct Job {
     pub replay: Option<(String, usize)>,
     /// The answer's tokens; where it stops by itself, the last one ends the sequence and has no text.
     pub tokens: Vec<Token>,
-    id: String,
+    /// Identity of the answer.
+    pub id: String,
     created: u64,
-    model: String,
-    prompt: Vec<Token>,
-    finish: &'static str,
-    stop_reason: Value,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The prompt's tokens.
+    pub prompt: Vec<Token>,
+    /// Why it ends.
+    pub finish: &'static str,
+    /// The stop string it ends at.
+    pub stop_reason: Value,
     usage: bool,
     continuous_usage: bool,
     token_ids: bool,
     logprobs: Option<usize>,
     request_metrics: bool,
-    prompt_token_details: bool,
+    /// Whether usage tells what came from the cache.
+    pub prompt_token_details: bool,
 }
 
 impl Job {
@@ -191,24 +197,9 @@ impl Job {
         engine.finished[usize::from(self.finish == "length")].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its identity.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// The model, by the name it was asked for.
-    pub fn model(&self) -> &str {
-        &self.model
-    }
-
     /// When it came, in seconds since 1970.
     pub fn created(&self) -> u64 {
         self.created
-    }
-
-    /// Tokens of the prompt.
-    pub fn prompt_length(&self) -> usize {
-        self.prompt.len()
     }
 
     /// Whether all events of tokens but the last differ in nothing but the text.

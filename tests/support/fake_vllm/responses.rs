@@ -35,7 +35,7 @@ pub fn response(job: &Job, status: &str, text: Option<&str>) -> Value {
     let output = text.map(|text| vec![message(job, "completed", vec![part(text)])]).unwrap_or_default();
     let tokens = if text.is_some() { job.tokens.len() } else { 0 };
     let usage = text.map(|_| {
-        let prompt = job.prompt_length();
+        let prompt = job.prompt.len();
         json!({
             "input_tokens": prompt, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": tokens,
             "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": prompt + tokens,
@@ -43,7 +43,7 @@ pub fn response(job: &Job, status: &str, text: Option<&str>) -> Value {
     });
     json!({
         "id": id(job, "resp"), "created_at": job.created(), "incomplete_details": null, "instructions": null,
-        "metadata": null, "model": job.model(), "object": "response", "output": output, "parallel_tool_calls": true,
+        "metadata": null, "model": job.model, "object": "response", "output": output, "parallel_tool_calls": true,
         "temperature": 1.0, "tool_choice": "none", "tools": [], "top_p": 1.0, "background": false,
         "status": status, "text": null, "truncation": "disabled", "usage": usage, "user": null,
     })
@@ -98,6 +98,5 @@ fn part(text: &str) -> Value {
 }
 
 fn id(job: &Job, prefix: &str) -> String {
-    let id = job.id();
-    format!("{prefix}_{}", id.split_once('-').map_or(id, |(_, own)| own))
+    format!("{prefix}_{}", job.id.split_once('-').map_or(&*job.id, |(_, own)| own))
 }
