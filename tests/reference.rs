@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use vllama::api::{Route, ollama, openai};
-use vllama::server::router::OPERATORS;
+use vllama::server::OPERATORS;
 
 /// Objects of the request types that are not the body of a request of their own, and the request they are part of.
 const PARTS: &[(&str, &str)] = &[("Message", "ChatRequest"), ("ToolCall", "ChatRequest"), ("Function", "ChatRequest")];
