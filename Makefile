@@ -62,8 +62,12 @@ test-fast: ## everything but the real engine
 fuzz: ## look for inputs that break what reads them: FUZZ_SECONDS for each target
 	@fuzz/run $(FUZZ_SECONDS)
 
-# For each of some thirteen targets.
+# For each of the sixteen or so targets.
 FUZZ_SECONDS ?= 120
+
+.PHONY: chaos
+chaos: ## everything goes wrong two thousand times while requests run
+	@VLLAMA_CHAOS_ROUNDS=$${VLLAMA_CHAOS_ROUNDS:-2000} cargo test --locked --test chaos
 
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine

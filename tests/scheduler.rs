@@ -87,6 +87,7 @@ impl Ground {
             max_loaded: 0,
             max_wait: Duration::from_secs(30),
             min_residence: Duration::ZERO,
+            replays: 1,
             sleeping_memory: 1000 * GIB,
             measured: directory.path().join("measured.json"),
         };
@@ -154,6 +155,7 @@ impl Ground {
                     start_limit: NEVER,
                     stop_limit: Duration::from_secs(5),
                     sleep_limit: Duration::from_secs(5),
+                    heartbeat: Duration::ZERO,
                 };
                 Engine::new(plan, installation, spawner.clone(), settings)
             }),

@@ -67,6 +67,7 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         concurrency,
         max_model_len,
         keep_alive: _,
+        heartbeat: _,
         tool_parser,
         reasoning_parser,
         trust_remote_code,

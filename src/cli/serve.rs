@@ -213,6 +213,7 @@ fn scheduler_settings(config: &Config) -> scheduler::Settings {
         max_loaded: config.max_loaded,
         max_wait: config.max_wait,
         min_residence: config.min_residence,
+        replays: config.replays,
         sleeping_memory: preflight::sleeping_memory(),
         measured: config.state.join("measured.json"),
     }

@@ -243,12 +243,16 @@ impl Values<'_> {
     /// A time: `90`, `90s`, `10m`, `1h30m`.
     fn time(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
         let Some((value, place)) = self.find(flag) else { return Ok(default) };
-        let seconds = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let parsed = seconds.or_else(|| humantime::parse_duration(&value).ok());
-        parsed.ok_or_else(|| {
+        time(&value).ok_or_else(|| {
             ConfigError(format!("{place}: '{value}' is no time; give seconds, or one such as 90s or 10m"))
         })
     }
+}
+
+/// A time as people write it.
+pub(super) fn time(text: &str) -> Option<Duration> {
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.or_else(|| humantime::parse_duration(text).ok())
 }
 
 fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
@@ -287,6 +291,8 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         cpu_cache_gib: values.number("cpu-cache")?,
         gpu_helper: values.path("gpu-helper"),
         start_limit: values.patience("start-timeout", Duration::from_secs(600))?,
+        replays: values.number("replays")?.map_or(1, |number| u32::try_from(number).unwrap_or(u32::MAX)),
+        heartbeat: values.time("heartbeat", Duration::from_secs(120))?,
         drain: values.time("drain", Duration::from_secs(30))?,
         stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,
         keep_alive: values.text("keep-alive"),

@@ -47,6 +47,11 @@ pub struct Config {
     pub gpu_helper: Option<PathBuf>,
     /// A start without any output of the engine for this long is given up.
     pub start_limit: Duration,
+    /// Times a request is asked again when its engine died before it had an answer.
+    pub replays: u32,
+    /// A ready engine that gives no sign of life for this long while it has requests is ended and started again; zero =
+    /// never.
+    pub heartbeat: Duration,
     /// Running requests may finish for this long at a stop.
     pub drain: Duration,
     /// Time from SIGTERM to SIGKILL for an engine.

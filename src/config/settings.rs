@@ -65,6 +65,20 @@ pub const SETTINGS: &[Setting] = &[
         "10m",
         "a start that says nothing this long is given up; 0 is never"
     ),
+    setting!(
+        "replays",
+        ["VLLAMA_REPLAYS"],
+        "NUMBER",
+        "1",
+        "a request without an answer yet is asked again so often when its engine dies; 0 = never"
+    ),
+    setting!(
+        "heartbeat",
+        ["VLLAMA_HEARTBEAT"],
+        "TIME",
+        "2m",
+        "an engine without a step or a token this long while requests run is started again; 0 = never"
+    ),
     setting!("drain", ["VLLAMA_DRAIN"], "TIME", "30s", "running requests may finish this long at a stop"),
     setting!("stop-timeout", ["VLLAMA_STOP_TIMEOUT"], "TIME", "15s", "from SIGTERM to SIGKILL for an engine"),
     setting!("keep-alive", ["OLLAMA_KEEP_ALIVE"], "TIME", "-1 (for ever)", "how long an idle model stays loaded"),

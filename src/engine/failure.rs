@@ -10,6 +10,8 @@ pub enum Ending {
     Code(i32),
     /// A signal killed it.
     Signal(i32),
+    /// Its core was dead and vllama did not wait for it to leave.
+    Hollow,
 }
 
 impl fmt::Display for Ending {
@@ -17,6 +19,7 @@ impl fmt::Display for Ending {
         match self {
             Self::Code(code) => write!(formatter, "exit status {code}"),
             Self::Signal(signal) => write!(formatter, "killed by signal {signal}"),
+            Self::Hollow => formatter.write_str("ended by vllama"),
         }
     }
 }
@@ -128,6 +131,12 @@ pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, ending: Ending, ready:
     };
     let said = last.map(|line| format!("; vLLM said: {}", shortened(line))).unwrap_or_default();
     Failure { message: format!("{what} ({ending}{said})"), permanent: refused }
+}
+
+/// Whether a line of the log says that the engine's core is dead. Only a hint: whoever can write into the log can write
+/// this too.
+pub fn is_core_dead(line: &str) -> bool {
+    line.contains("EngineDeadError") || line.contains("died unexpectedly")
 }
 
 /// The last line that looks like an error, or else the last line that says anything.

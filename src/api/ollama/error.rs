@@ -161,6 +161,9 @@ pub enum ApiError {
          check ollama server logs for details"
     )]
     Gone,
+    /// The engine dies of the request; in words.
+    #[error("{0}")]
+    Poisoned(EngineGone),
 }
 
 /// A [`LeaseError`] with its status; compared by text.
@@ -193,8 +196,11 @@ impl From<LeaseError> for ApiError {
 }
 
 impl From<EngineGone> for ApiError {
-    fn from(_: EngineGone) -> Self {
-        Self::Gone
+    fn from(gone: EngineGone) -> Self {
+        match gone {
+            EngineGone::Unreached | EngineGone::HungUp => Self::Gone,
+            EngineGone::Poisoned => Self::Poisoned(gone),
+        }
     }
 }
 
@@ -218,7 +224,9 @@ impl ApiError {
             Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::Failed(_) | Self::Gone | Self::Import(_) | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed(_) | Self::Gone | Self::Poisoned(_) | Self::Import(_) | Self::Store(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             // What Ollama's registry says comes as 500, also where there is no such model (§14).
             Self::Pull(PullError::Registry(_) | PullError::Gguf(_) | PullError::Unsuitable(_)) => {
                 StatusCode::BAD_REQUEST

@@ -313,10 +313,7 @@ mod tests {
 
     #[test]
     fn thinking_and_logprobs_are_asked_for() {
-        let thinking = Thinking {
-            template: Some(Switch { enable_thinking: true, thinking: true, thinking_budget: None }),
-            effort: Some("low"),
-        };
+        let thinking = Thinking { template: Some(Switch::new(true, "")), effort: Some("low") };
         let body = r#"{"model":"x","messages":[{"role":"user","content":"Hi"}]}"#;
         let request = chat_of(body, thinking, Some(3));
         let end = r#""logprobs":true,"top_logprobs":3,"chat_template_kwargs":{"enable_thinking":true,"thinking":true},"reasoning_effort":"low"}"#;

@@ -38,7 +38,8 @@ pub(super) fn factory(
     installation.environment.retain(|(name, _)| !matches!(name.as_str(), VISIBLE | "CUDA_DEVICE_ORDER"));
     let asked = config.clone();
     let (run, logs) = (config.run.clone(), config.state.join("logs"));
-    let (start_limit, stop_limit) = (config.start_limit, config.stop_limit);
+    let (start_limit, stop_limit, heartbeat) = (config.start_limit, config.stop_limit, config.heartbeat);
+    let asked_for_engines = config.clone();
     let spawner = spawner.clone();
     Factory {
         hardware: match hardware.gpus.is_empty() {
@@ -53,6 +54,10 @@ pub(super) fn factory(
                 log: logs.join(&name).join("vllm.log"),
                 directory: run.join(name),
                 start_limit,
+                heartbeat: asked_for_engines
+                    .model_settings(&model.name)
+                    .and_then(|settings| settings.heartbeat)
+                    .map_or(heartbeat, |time| time.0),
                 stop_limit,
                 sleep_limit: Settings::SLEEP_LIMIT,
             };
