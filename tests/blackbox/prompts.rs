@@ -421,6 +421,13 @@ async fn every_form_of_a_load_loads_and_every_form_of_an_unload_unloads() {
         assert_eq!((answer.status(), &answer.json()["done_reason"]), (200, &json!("load")), "{more}");
         assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"), "{more}");
     }
+    // `ollama run` learns from a load whether the model thinks.
+    for path in ["/api/generate", "/api/chat"] {
+        for (think, told) in [(json!(true), "does not support thinking"), (json!("x"), "invalid think value")] {
+            let (status, error) = refused(&vllama.post(path, &model(json!({"think": think}))).await);
+            assert!(status == 400 && error.contains(told), "{path}: {status} {error}");
+        }
+    }
     for (path, keep_alive) in [
         ("/api/generate", json!(0)),
         ("/api/generate", json!("0")),

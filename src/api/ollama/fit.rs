@@ -93,9 +93,10 @@ impl Fit<'_> {
     fn bound(&self, draft: &Draft<'_>) -> u64 {
         match draft {
             Draft::Turns(turns) => {
-                // Most of a template is orders, not words. Tools may be written with more space than they came with.
+                // Most of a template is orders, not words. Tools may get more space than they came with, but never a token
+                // for each of their bytes.
                 let template = self.run.model().card.templates().map(str::len).max().unwrap_or_default() / 4;
-                window::bound(turns, template + self.tools.map_or(0, |tools| 2 * tools.get().len()))
+                window::bound(turns, template + self.tools.map_or(0, |tools| tools.get().len()))
             }
             // The engine may put one token before it.
             Draft::Text(verbatim) => verbatim.text.len() as u64 + 1,
