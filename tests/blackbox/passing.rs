@@ -146,6 +146,9 @@ async fn completions_continue_a_prompt_to_its_end() {
     let sent = vllama.engine_request().await["body"].clone();
     assert_eq!(sent["prompt"], body["prompt"]);
     assert_eq!((&sent["max_tokens"], &sent["suffix"]), (&json!(8192), &Value::Null));
+    let echo = json!({"model": ASKED, "prompt": "x", "echo": true, "max_tokens": 0});
+    vllama.post("/v1/completions", &echo).await;
+    assert_eq!(vllama.engine_request().await["body"]["max_tokens"], 0);
     body["max_tokens"] = json!(2);
     body["stream"] = json!(true);
     let answer = vllama.post("/v1/completions", &body).await;

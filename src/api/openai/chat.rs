@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::stream::{self, DIALECT};
 use super::{defaults, reasoning};
@@ -35,33 +36,34 @@ fn prepare(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
     }
     request.member("messages").map_or(Ok(()), media::check)?;
     tools(request, model)?;
+    name_schema(request);
     reasoning::put(request, reasoning::of_chat(request)?, model)?;
     stream::count(request);
     begin(request, model)
 }
 
-/// Tools for a model that cannot choose among them are refused as in Ollama. One that is told to use them can: the engine
-/// makes it keep to their form.
+/// Tools for a model that has no way to call them are refused as in Ollama, but where it is told not to.
 fn tools(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
-    let Some(tools) = request.member("tools") else { return Ok(()) };
-    if is_empty_list(tools) {
-        // Nothing to the clients that send it, and an error to the engine.
-        request.set("tools", b"null");
-        if request.member("tool_choice").is_some() {
-            request.set("tool_choice", b"null");
-        }
-        return Ok(());
+    let tools = request.member("tools");
+    if tools.is_some_and(|tools| !is_empty_list(tools)) {
+        return can_call(request, model);
     }
-    can_choose(request, model)
+    // An empty list, and a choice among nothing, mean nothing to the clients that send them. The engine refuses both.
+    for name in ["tools", "tool_choice"] {
+        if request.member(name).is_some() {
+            request.set(name, b"null");
+        }
+    }
+    Ok(())
 }
 
-/// Whether a model can choose among the tools of a request, where it is free to.
+/// Whether a model can call the tools of a request, where it may.
 ///
 /// # Errors
 /// [`ApiError::Unable`].
-pub(super) fn can_choose(request: &Request, model: &Installed) -> Result<(), ApiError> {
-    let chooses = matches!(request.member("tool_choice"), None | Some("\"auto\""));
-    if chooses && !model.card.can(Capability::Tools) {
+pub(super) fn can_call(request: &Request, model: &Installed) -> Result<(), ApiError> {
+    let may = request.member("tool_choice") != Some("\"none\"");
+    if may && !model.card.can(Capability::Tools) {
         return Err(ApiError::Unable(model.name.full(), "tools"));
     }
     Ok(())
@@ -70,6 +72,18 @@ pub(super) fn can_choose(request: &Request, model: &Installed) -> Result<(), Api
 /// Whether this JSON is a list of nothing.
 pub(super) fn is_empty_list(json: &str) -> bool {
     json.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|inside| inside.trim().is_empty())
+}
+
+/// Gives a schema the name that the engine asks for. Ollama looks at the schema alone.
+fn name_schema(request: &mut Request) {
+    let Some(Ok(mut format)) = request.member("response_format").map(serde_json::from_str::<Map<String, Value>>) else {
+        return;
+    };
+    let Some(Value::Object(schema)) = format.get_mut("json_schema") else { return };
+    if !schema.contains_key("name") {
+        schema.insert("name".to_owned(), "schema".into());
+        request.set("response_format", Value::Object(format).to_string().as_bytes());
+    }
 }
 
 /// Puts the model's own turns before the client's.
@@ -121,7 +135,7 @@ mod tests {
         let mut request = Request::of(Bytes::copy_from_slice(body.as_bytes()))?;
         prepare(&mut request, model)?;
         let body = request.spliced("m:latest");
-        serde_json::from_slice::<serde_json::Value>(&body).expect("what is spliced is JSON");
+        serde_json::from_slice::<Value>(&body).expect("what is spliced is JSON");
         Ok(String::from_utf8(body.to_vec()).expect("text"))
     }
 
@@ -164,6 +178,15 @@ mod tests {
         for (more, left) in [
             (r#""tools":[ ],"tool_choice":"auto""#, r#""tools":null,"tool_choice":null"#),
             (r#""tools":[],"tool_choice":null"#, r#""tools":null,"tool_choice":null"#),
+            (r#""tool_choice":"required""#, r#""tool_choice":null"#),
+            (
+                r#""response_format":{"type":"json_schema","json_schema":{"schema":{"b":1.50,"a":2}}}"#,
+                r#""response_format":{"type":"json_schema","json_schema":{"schema":{"b":1.5,"a":2},"name":"schema"}}"#,
+            ),
+            (
+                r#""response_format":{"type":"json_schema","json_schema":{ "name":null}}"#,
+                r#""response_format":{"type":"json_schema","json_schema":{ "name":null}}"#,
+            ),
             (r#""stream_options":{"include_usage":true}"#, r#""stream_options":null"#),
             (r#""stream":false,"stream_options":{}"#, r#""stream":false,"stream_options":null"#),
             (r#""stream":true,"stream_options":{"x":1}"#, r#""stream":true,"stream_options":{"x":1}"#),
@@ -182,7 +205,7 @@ mod tests {
         embedder.card.capabilities = vec![Capability::Embedding];
         for (more, model, text) in [
             (r#""tools":[{}]"#, smollm2(), "registry.ollama.ai/library/smollm2:135m does not support tools"),
-            (r#""tools":[{}],"tool_choice":"auto""#, smollm2(), "library/smollm2:135m does not support tools"),
+            (r#""tools":[{}],"tool_choice":"required""#, smollm2(), "library/smollm2:135m does not support tools"),
             (r#""reasoning_effort":"low""#, smollm2(), "\"M\" does not support thinking"),
             (r#""reasoning":{"effort":"max"}"#, smollm2(), "\"M\" does not support thinking"),
             (r#""reasoning_effort":"x""#, smollm2(), "invalid reasoning value: \"x\" (must be "),
@@ -192,11 +215,8 @@ mod tests {
             assert_eq!(error.status(), 400, "{more}");
             assert!(error.to_string().contains(text), "{error}");
         }
-        // The engine makes a model use tools that it could not choose itself.
-        for choice in [r#""required""#, r#""none""#, r#"{"type":"function","function":{"name":"f"}}"#] {
-            let body = format!(r#"{{"model":"m:latest","messages":{HI},"tools":[{{}}],"tool_choice":{choice}}}"#);
-            assert_eq!(prepared(&body, &smollm2()), Ok(body.clone()));
-        }
+        let told_not_to = format!(r#"{{"model":"m:latest","messages":{HI},"tools":[{{}}],"tool_choice":"none"}}"#);
+        assert_eq!(prepared(&told_not_to, &smollm2()), Ok(told_not_to.clone()));
     }
 
     #[test]

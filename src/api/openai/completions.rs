@@ -22,7 +22,9 @@ pub async fn completions(app: Arc<App>, mut call: Call) -> Result<Reply, PassErr
     let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
     // Silence means 16 tokens to the engine, and to Ollama's clients an answer to its end.
     let limit = Limit { max_model_len: lease.max_model_len(), answer: None, always: true };
-    defaults::complete(&mut request, &model, limit, &["max_tokens"]);
+    // An echo of nothing but the prompt is how its log-probabilities are asked for.
+    let echo = request.member("echo") == Some("true") && request.member("max_tokens") == Some("0");
+    defaults::complete(&mut request, &model, limit, if echo { &[] } else { &["max_tokens"] });
     request.pass_over(lease, call, "/v1/completions", &DIALECT).await
 }
 

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::chat::{Speaker, can_choose, elements, is_empty_list, is_system};
+use super::chat::{Speaker, can_call, elements, is_empty_list, is_system};
 use super::{defaults, error, reasoning};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::json::{First, Text};
@@ -68,7 +68,7 @@ fn prepare(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
     }
     request.member("input").map_or(Ok(()), media::check)?;
     if request.member("tools").is_some_and(|tools| !is_empty_list(tools)) {
-        can_choose(request, model)?;
+        can_call(request, model)?;
     }
     think(request, model)?;
     begin(request, model);
@@ -232,7 +232,7 @@ mod tests {
             assert_eq!(error.status(), 400);
             assert!(error.to_string().contains(text), "{error}");
         }
-        for more in [r#""background":false"#, r#""tools":[]"#, r#""tools":[{}],"tool_choice":"required""#] {
+        for more in [r#""background":false"#, r#""tools":[]"#, r#""tools":[{}],"tool_choice":"none""#] {
             let body = format!(r#"{{"model":"m:latest",{more}}}"#);
             assert_eq!(prepared(&body, &smollm2()), Ok(body.clone()));
         }
