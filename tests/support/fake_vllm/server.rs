@@ -412,10 +412,11 @@ fn replay(file: &Path, piece: usize, run: Run) -> Response<Body> {
     event_stream(pieces)
 }
 
-/// The whole answer that lies beside a recorded stream, as NAME.json.
+/// A whole answer: NAME.json where a recorded stream of that NAME has one beside it, else the file itself.
 fn replay_whole(file: &Path) -> Response<Body> {
-    let file = file.with_added_extension("json");
-    match std::fs::read_to_string(&file) {
+    let beside = file.with_added_extension("json");
+    let file = if beside.exists() { &beside } else { file };
+    match std::fs::read_to_string(file) {
         Ok(text) => typed(200, "application/json", text),
         Err(error) => panic!("replay: {}: {error}", file.display()),
     }
