@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use vllama::api::{Route, ollama, openai};
+use vllama::api::{Route, anthropic, ollama, openai};
 use vllama::server::OPERATORS;
 
 /// Objects of the request types that are not the body of a request of their own, and the request they are part of.
@@ -46,7 +46,7 @@ fn native() -> BTreeSet<String> {
 }
 
 fn passing() -> BTreeSet<String> {
-    calls(openai::routes::ROUTES)
+    calls(openai::routes::ROUTES.iter().chain(anthropic::routes::ROUTES))
 }
 
 /// The fields of every request object, by the object's name, as the types have them.

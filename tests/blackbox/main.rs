@@ -7,6 +7,7 @@ mod harness;
 mod mutate;
 
 mod answers;
+mod anthropic;
 mod blobs;
 mod catalogue;
 mod cloud;
@@ -38,3 +39,4 @@ mod thinking;
 mod tools;
 mod transcripts;
 mod traps;
+mod vllm_routes;

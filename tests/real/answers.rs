@@ -12,7 +12,9 @@ const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "The capital of France is Paris.";
 
 pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
-    let Some(vllama) = runner.test("a vllama with the real engine gets ready", ground.start()) else { return };
+    let Some(vllama) = runner.test("a vllama with the real engine gets ready", ground.start_with_tools()) else {
+        return;
+    };
     runner.test("a chat answers what the model knows", chat(&vllama));
     runner.test("a chat streams one line a token", stream(&vllama));
     runner.test("generate answers, and its context carries on", context(&vllama));

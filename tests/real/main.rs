@@ -45,6 +45,15 @@ impl Ground {
         Vllama::with_real(&self.venv, &self.models, &self.state).start().await
     }
 
+    /// With a parser for tool calls, which the default model does not get by itself: its template takes no tools. vLLM
+    /// wants one even where a call is forced.
+    async fn start_with_tools(&self) -> Vllama {
+        let builder = Vllama::with_real(&self.venv, &self.models, &self.state);
+        let file = builder.path().join("vllama.toml");
+        std::fs::write(&file, format!("[models.\"{MODEL}\"]\ntool_parser = \"hermes\"\n")).unwrap();
+        builder.env("VLLAMA_CONFIG", &file.to_string_lossy()).start().await
+    }
+
     async fn start_listening(&self) -> Vllama {
         Vllama::with_real(&self.venv, &self.models, &self.state).start_listening().await
     }

@@ -38,14 +38,17 @@ mod arguments;
 mod embeddings;
 mod engine;
 mod fault;
+mod messages;
 mod metrics;
 mod openai;
 mod processes;
 mod responses;
 mod run;
+mod scores;
 mod server;
 mod settings;
 mod sleep;
+mod speech;
 mod startup;
 mod vocabulary;
 
