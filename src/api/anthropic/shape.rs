@@ -115,7 +115,7 @@ fn messages(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
 /// The model's parameters where the request is silent. vLLM's route has no members for the others.
 fn sampling(request: &mut Request, model: &Installed) {
     let options = Options::of(model);
-    let given = options.given(Limit { max_model_len: u64::MAX, always: false });
+    let given = options.given(Limit { max_model_len: u64::MAX, answer: None, always: false });
     for (name, value) in [
         ("temperature", given.temperature.map(|value| json(&value))),
         ("top_k", given.top_k.map(|value| json(&value))),
