@@ -22,7 +22,7 @@ import test_pull
 CLIENTS = os.environ.get("VLLAMA_TEST_CLIENTS")
 SEED = 11
 EXAMPLES = 10  # for each operation and phase
-LIMIT = 40  # seconds for all of it
+LIMIT = 30  # seconds for all of it
 
 CHECKS = [
     "no_fault_of_the_server",
