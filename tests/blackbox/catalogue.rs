@@ -51,7 +51,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "tests/blackbox/tools.rs",
         "a_client_that_leaves_in_the_middle_of_an_answer_is_a_499_in_the_log",
     ),
-    ("runner died", "tests/blackbox/deaths.rs", "an_engine_that_dies_before_the_first_word_is_a_500"),
+    ("runner died", "tests/blackbox/deaths.rs", "without_replays_an_engine_that_dies_before_the_first_word_is_a_500"),
     ("runner died", "tests/blackbox/deaths.rs", "an_error_in_the_middle_of_a_stream_is_its_last_line"),
     ("embed too long", "tests/blackbox/embeddings.rs", "a_text_that_is_too_long_is_refused_when_it_may_not_be_cut"),
     ("unknown route / method", "tests/blackbox/edges.rs", "unknown_paths_and_wrong_methods_are_told_in_plain_text"),
