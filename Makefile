@@ -58,6 +58,13 @@ test: ## set everything up and run all tests
 test-fast: ## everything but the real engine
 	@tests/run fast
 
+.PHONY: fuzz
+fuzz: ## look for inputs that break what reads them: FUZZ_SECONDS for each target
+	@fuzz/run $(FUZZ_SECONDS)
+
+# For each of the sixteen or so targets.
+FUZZ_SECONDS ?= 120
+
 .PHONY: chaos
 chaos: ## everything goes wrong two thousand times while requests run
 	@VLLAMA_CHAOS_ROUNDS=$${VLLAMA_CHAOS_ROUNDS:-2000} cargo test --locked --test chaos

@@ -29,6 +29,8 @@ use front::Front;
 use patience::{Patience, Patient};
 use router::Router;
 
+pub use router::OPERATORS;
+
 /// What a client may cost. Nothing here limits how long an answer takes or how long a stream may be silent: clients
 /// wait minutes for a model to load (ollama-api §13.34).
 #[derive(Clone, Debug)]

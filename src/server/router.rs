@@ -66,6 +66,17 @@ pub enum Found<'a> {
 
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
+/// What answers a route of the operators.
+type Answer = fn(&App) -> Reply;
+
+/// What operators ask: path and answer.
+pub static OPERATORS: &[(&str, Answer)] = &[
+    ("/health", |app| health(&app.health())),
+    ("/health/live", |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
+    ("/health/ready", |app| health(&app.readiness())),
+    ("/vllama/queue", |app| queue(&app.queue())),
+];
+
 impl Router {
     /// The routes of this version: the native API, OpenAI's, Anthropic's, then what operators ask.
     pub fn new(app: Arc<App>) -> Self {
@@ -83,12 +94,7 @@ impl Router {
                 refuse: route.refuse,
             }
         });
-        let operators = [
-            entry("/health", &app, |app| health(&app.health())),
-            entry("/health/live", &app, |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
-            entry("/health/ready", &app, |app| health(&app.readiness())),
-            entry("/vllama/queue", &app, |app| queue(&app.queue())),
-        ];
+        let operators = OPERATORS.iter().map(|(path, answer)| entry(path, &app, *answer));
         Self::of(dialects.chain(operators))
     }
 
@@ -122,7 +128,7 @@ impl Router {
     }
 }
 
-fn entry(path: &'static str, app: &Arc<App>, answer: fn(&App) -> Reply) -> Entry {
+fn entry(path: &'static str, app: &Arc<App>, answer: Answer) -> Entry {
     let app = app.clone();
     let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
     Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: native }

@@ -123,7 +123,7 @@ async fn inputs_of_the_wrong_kind_are_refused() {
     let answer = embed(&vllama, &json!(SKY), &json!({"keep_alive": "soon"})).await;
     assert_eq!((answer.status(), answer.error().as_str()), (400, "time: invalid duration \"soon\""));
     let answer = embed(&vllama, &json!(SKY), &json!({"options": {"num_ctx": "many"}})).await;
-    assert_eq!((answer.status(), answer.error().as_str()), (500, "option \"num_ctx\" must be of type integer"));
+    assert_eq!((answer.status(), answer.error().as_str()), (400, "option \"num_ctx\" must be of type integer"));
 }
 
 #[tokio::test]

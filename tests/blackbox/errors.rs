@@ -172,7 +172,7 @@ const CATALOGUE: &[(&str, &str, &str, &str, u16, &str)] = &[
         "POST",
         "/api/chat",
         r#"{"model":"M","options":{"temperature":"x"},HI}"#,
-        500,
+        400,
         "option \"temperature\" must be of type float32",
     ),
     (
@@ -180,7 +180,7 @@ const CATALOGUE: &[(&str, &str, &str, &str, u16, &str)] = &[
         "POST",
         "/api/generate",
         r#"{"model":"M","options":{"num_predict":[]},"prompt":"x"}"#,
-        500,
+        400,
         "option \"num_predict\" must be of type integer",
     ),
     (
@@ -188,7 +188,7 @@ const CATALOGUE: &[(&str, &str, &str, &str, u16, &str)] = &[
         "POST",
         "/api/chat",
         r#"{"model":"M","format":"xml",HI}"#,
-        500,
+        400,
         "invalid format: \"\\\"xml\\\"\"; expected \"json\" or a valid JSON Schema object",
     ),
     ("input", "POST", "/api/embed", r#"{"model":"E","input":7}"#, 400, "invalid input type"),

@@ -3,18 +3,23 @@
 #[path = "../support/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of the real engine")]
 mod harness;
+#[path = "../fuzz/mutate.rs"]
+mod mutate;
 
 mod answers;
 mod anthropic;
 mod blobs;
+mod catalogue;
 mod cloud;
 mod command_line;
+mod contract;
 mod deaths;
 mod edges;
 mod embeddings;
 mod errors;
 mod fake_engine;
 mod health;
+mod hostile;
 mod import;
 mod kills;
 mod life;
@@ -33,4 +38,5 @@ mod shape;
 mod thinking;
 mod tools;
 mod transcripts;
+mod traps;
 mod vllm_routes;

@@ -317,7 +317,7 @@ async fn a_template_that_is_none_is_the_clients_fault() {
 
 #[tokio::test]
 async fn the_prompt_itself_is_told_instead_of_an_answer() {
-    let vllama = Vllama::with_fake().start().await;
+    let vllama = Vllama::with_fake_thinker().arguments(&["serve", "smollm2:135m", "--json"]).start().await;
     let rendered = format!("{DEFAULT_SYSTEM}<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
     for stream in [true, false] {
         let mut body = chat("Hello", stream);
@@ -464,11 +464,11 @@ async fn of_several_mistakes_the_first_in_ollamas_order_is_told() {
         ("model", json!(model), 400, "raw mode does not support template, system, or context"),
         ("system", json!(""), 400, "\"smollm2:135m\" does not support thinking"),
         ("think", json!(false), 400, "registry.ollama.ai/library/smollm2:135m does not support insert"),
-        ("suffix", json!(""), 500, "option \"temperature\" must be of type float32"),
+        ("suffix", json!(""), 400, "option \"temperature\" must be of type float32"),
         (
             "options",
             json!(null),
-            500,
+            400,
             "invalid format: \"\\\"nonsense\\\"\"; expected \"json\" or a valid JSON Schema object",
         ),
     ] {

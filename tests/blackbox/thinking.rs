@@ -124,7 +124,7 @@ async fn a_schema_keeps_the_order_of_its_properties_with_thinking_and_without() 
         let mut body = chat("Hi", true);
         body["format"] = format.clone();
         let answer = vllama.post("/api/chat", &body).await;
-        assert_eq!(answer.status(), 500, "{format}");
+        assert_eq!(answer.status(), 400, "{format}");
         let expected =
             format!("invalid format: {:?}; expected \"json\" or a valid JSON Schema object", format.to_string());
         assert_eq!(answer.error(), expected);

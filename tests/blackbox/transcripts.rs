@@ -47,7 +47,8 @@ const VECTOR_MEMBERS: &[&str] =
 const DIFFERENCES: &[(&str, &[Difference], &str)] = &[
     ("method", &[Status(405), Text("405 method not allowed")], "newer servers tell a wrong method from a wrong path"),
     ("ps", &[Status(405), Text("405 method not allowed")], "newer servers tell a wrong method from a wrong path"),
-    ("gen_badformat", &[Status(500), NotStream], "newer servers check the format before the answer begins"),
+    ("gen_badformat", &[Status(400), NotStream], "checked before the answer begins; a fault of the client's"),
+    ("gen_badoption", &[Status(400)], "a fault of the client's"),
     ("show_missing", &[Text("model 'nope:latest' not found")], "newer servers name the complete model"),
     ("tags", &[More(&["models.0.capabilities"]), More(DETAILS)], "members of newer servers"),
     ("ps_empty", &[More(&["models.0.context_length"]), More(DETAILS)], "members of newer servers"),

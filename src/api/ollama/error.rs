@@ -141,10 +141,10 @@ pub enum ApiError {
     /// A call in the history whose arguments are no JSON object (§3.3).
     #[error("invalid tool call arguments: expected a JSON object")]
     BadArguments,
-    /// An option of the wrong type (§5).
+    /// An option of the wrong type (§5). Ollama says 500; it is the client's fault all the same (decision 0033).
     #[error("option \"{0}\" must be {1}")]
     BadOption(String, &'static str),
-    /// `format` that is neither `"json"` nor a schema; the JSON as sent (§6.4).
+    /// `format` that is neither `"json"` nor a schema; the JSON as sent (§6.4). As with options, not 500.
     #[error("invalid format: {0:?}; expected \"json\" or a valid JSON Schema object")]
     BadFormat(String),
     /// The scheduler gave no lease.
@@ -231,13 +231,9 @@ impl ApiError {
             Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::BadOption(..)
-            | Self::BadFormat(_)
-            | Self::Failed(_)
-            | Self::Gone
-            | Self::Poisoned(_)
-            | Self::Import(_)
-            | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed(_) | Self::Gone | Self::Poisoned(_) | Self::Import(_) | Self::Store(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             // What Ollama's registry says comes as 500, also where there is no such model (§14).
             Self::Pull(PullError::Registry(_) | PullError::Gguf(_) | PullError::Unsuitable(_)) => {
                 StatusCode::BAD_REQUEST
@@ -352,12 +348,12 @@ mod tests {
             (ApiError::RawConflict, 400, "raw mode does not support template, system, or context"),
             (
                 ApiError::BadOption(s("temperature"), "of type float32"),
-                500,
+                400,
                 "option \"temperature\" must be of type float32",
             ),
             (
                 ApiError::BadFormat(s("\"xml\"")),
-                500,
+                400,
                 "invalid format: \"\\\"xml\\\"\"; expected \"json\" or a valid JSON Schema object",
             ),
             (

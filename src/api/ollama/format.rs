@@ -61,6 +61,6 @@ mod tests {
             assert_eq!(serde_json::to_string(&read).expect("formats are JSON"), engine);
         }
         let raw = RawValue::from_string("[1]".to_owned()).expect("the test's JSON");
-        assert_eq!(parse(Some(&raw)).expect_err("a list").status().as_u16(), 500);
+        assert_eq!(parse(Some(&raw)).expect_err("a list").status().as_u16(), 400);
     }
 }

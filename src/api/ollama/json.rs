@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::error::Category;
 
 use super::error::ApiError;
+use super::surrogates::mended;
 
 /// A string of a request or of an engine's answer: borrowed from the bytes it was read from unless it held escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,7 +94,7 @@ macro_rules! object {
 }
 pub(super) use object;
 
-/// The body as text; bytes that are no UTF-8 become replacement characters, as in Go.
+/// The body as text; bytes that are no UTF-8, and escapes of half a character, become replacement characters, as in Go.
 ///
 /// # Errors
 /// [`ApiError::MissingBody`] when there is nothing but white space.
@@ -101,7 +102,7 @@ pub fn text(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(ApiError::MissingBody);
     }
-    Ok(String::from_utf8_lossy(body))
+    Ok(mended(String::from_utf8_lossy(body)))
 }
 
 /// Reads the first JSON value of a body; what follows it is ignored. `null` is an empty object.

@@ -43,6 +43,7 @@ pub mod run;
 pub mod show;
 pub mod sse;
 pub mod stream;
+pub mod surrogates;
 pub mod think;
 pub mod thoughts;
 pub mod tool_calls;

@@ -385,7 +385,7 @@ mod tests {
             (r#"{"stop":[1]}"#, r#"option "stop" must be of an array of strings"#),
         ] {
             let error = parsed(options).expect_err("a wrong type");
-            assert_eq!((error.status().as_u16(), error.to_string().as_str()), (500, text));
+            assert_eq!((error.status().as_u16(), error.to_string().as_str()), (400, text));
         }
         assert_eq!(parsed("[]").expect_err("no object").status().as_u16(), 400);
     }

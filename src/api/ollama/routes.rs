@@ -45,6 +45,7 @@ pub static ROUTES: &[Route] = &[
     Route { methods: POST, path: WEB_SEARCH, handler: |app, call| later(cloud::web_search(app, call)), refuse },
     Route { methods: POST, path: WEB_FETCH, handler: |app, call| later(cloud::web_fetch(app, call)), refuse },
     Route { methods: GET_ONLY, path: RECOMMENDATIONS, handler: |app, _| now(recommendations(&app)), refuse },
+    Route { methods: GET, path: "/openapi.yaml", handler: |_, _| now(openapi()), refuse },
 ];
 
 /// Native routes that take their body as it comes.
@@ -84,6 +85,11 @@ fn settle(result: Result<Reply, ApiError>) -> Reply {
 /// Health checks look for exactly this text.
 fn root() -> Reply {
     api::whole(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running")
+}
+
+/// The document of the native API; `tests/reference.rs` holds it against this file and the request types.
+fn openapi() -> Reply {
+    api::whole(StatusCode::OK, "application/yaml", include_str!("openapi.yaml"))
 }
 
 fn version() -> Reply {

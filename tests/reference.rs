@@ -1,0 +1,243 @@
+//! The reference against the sources: `docs/api.md` and the OpenAPI document name every route and every field, no others,
+//! and every row of docs/api.md names tests that exist.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use vllama::api::{Route, anthropic, ollama, openai};
+use vllama::server::OPERATORS;
+
+/// Objects of the request types that are not the body of a request of their own, and the request they are part of.
+const PARTS: &[(&str, &str)] = &[("Message", "ChatRequest"), ("ToolCall", "ChatRequest"), ("Function", "ChatRequest")];
+
+/// Bodies of native requests, and their routes.
+const BODIES: &[(&str, &str)] = &[
+    ("GenerateRequest", "POST /api/generate"),
+    ("ChatRequest", "POST /api/chat"),
+    ("EmbedRequest", "POST /api/embed"),
+    ("EmbeddingsRequest", "POST /api/embeddings"),
+    ("ShowRequest", "POST /api/show"),
+    ("CopyRequest", "POST /api/copy"),
+    ("DeleteRequest", "DELETE /api/delete"),
+    ("CreateRequest", "POST /api/create"),
+    ("PullRequest", "POST /api/pull"),
+    ("PushRequest", "POST /api/push"),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// `METHOD /path` of every route of these tables.
+fn calls<'a>(routes: impl IntoIterator<Item = &'a Route>) -> BTreeSet<String> {
+    let each =
+        |route: &Route| route.methods.iter().map(|method| format!("{method} {}", route.path)).collect::<Vec<_>>();
+    routes.into_iter().flat_map(each).collect()
+}
+
+fn native() -> BTreeSet<String> {
+    let mut calls = calls(ollama::routes::ROUTES.iter().chain(ollama::routes::UPLOADS));
+    calls.extend(OPERATORS.iter().flat_map(|(path, _)| [format!("GET {path}"), format!("HEAD {path}")]));
+    calls
+}
+
+fn passing() -> BTreeSet<String> {
+    calls(openai::routes::ROUTES.iter().chain(anthropic::routes::ROUTES))
+}
+
+/// The fields of every request object, by the object's name, as the types have them.
+fn types() -> BTreeMap<String, BTreeSet<String>> {
+    let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut current = String::new();
+    for line in read("src/api/ollama/types.rs").lines() {
+        let line = line.trim();
+        if line.starts_with("#[cfg(test)]") {
+            break;
+        }
+        if let Some(rest) = line.strip_prefix("pub struct ") {
+            current = rest.split('<').next().unwrap_or_default().to_owned();
+        } else if let Some((field, _)) = line.strip_prefix("pub ").and_then(|rest| rest.split_once(':')) {
+            types.entry(current.clone()).or_default().insert(field.to_owned());
+        }
+    }
+    assert!(types.len() >= BODIES.len() + PARTS.len(), "the types are found: {:?}", types.keys());
+    types
+}
+
+/// The keys of the OpenAPI document as paths, e.g. `components.schemas.ChatRequest.properties.model`; parts are joined by
+/// a line break, as keys hold everything else.
+fn document() -> BTreeSet<Vec<String>> {
+    let text = read("src/api/ollama/openapi.yaml");
+    let mut path: Vec<String> = Vec::new();
+    let mut keys = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let content = line.trim_start();
+        let depth = (line.len() - content.len()) / 2;
+        let Some((key, _)) = content.split_once(':') else { continue };
+        path.truncate(depth);
+        path.resize(depth, String::new());
+        path.push(key.to_owned());
+        keys.insert(path.clone());
+    }
+    keys
+}
+
+#[test]
+fn every_native_route_is_in_the_document_and_the_other_way_round() {
+    let methods = ["get", "head", "post", "put", "delete", "patch", "options"];
+    let documented: BTreeSet<String> = document()
+        .iter()
+        .filter_map(|path| match path.as_slice() {
+            [paths, path, method] if paths == "paths" && methods.contains(&method.as_str()) => {
+                Some(format!("{} {path}", method.to_uppercase()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(documented, native());
+}
+
+#[test]
+fn every_field_of_a_native_request_is_in_the_document_and_the_other_way_round() {
+    let document = document();
+    for (name, fields) in types() {
+        let documented: BTreeSet<String> = document
+            .iter()
+            .filter_map(|path| match path.as_slice() {
+                [components, schemas, schema, properties, field]
+                    if components == "components" && schemas == "schemas" && properties == "properties" =>
+                {
+                    (*schema == name).then(|| field.clone())
+                }
+                _ => None,
+            })
+            .collect();
+        let missing: Vec<_> = fields.difference(&documented).collect();
+        assert!(missing.is_empty(), "{name} lacks {missing:?}");
+        // `index` and the like stand in answers, which share the parts.
+        let is_part = PARTS.iter().any(|(part, _)| *part == name);
+        let more: Vec<_> = documented.difference(&fields).collect();
+        assert!(is_part || more.is_empty(), "{name} has {more:?}, which no request has");
+    }
+}
+
+/// A row of docs/api.md: the route it stands under, what it is about, and its tests.
+struct Row {
+    routes: Vec<String>,
+    about: Vec<String>,
+    tests: Vec<String>,
+    line: usize,
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The rows of all tables: those have three columns, what it is about, what vllama does, the tests.
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut routes = Vec::new();
+    for (number, line) in (1..).zip(read("docs/api.md").lines()) {
+        if let Some(heading) = line.strip_prefix('#') {
+            let calls = quoted(heading);
+            routes = calls.into_iter().filter(|call| call.contains(" /")).collect();
+        } else if line.starts_with("| ") && !line.ends_with("| tests |") {
+            let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+            assert_eq!(cells.len(), 3, "docs/api.md:{number} has three columns: {line}");
+            rows.push(Row { routes: routes.clone(), about: quoted(cells[0]), tests: quoted(cells[2]), line: number });
+        }
+    }
+    assert!(rows.len() > 50, "the tables are found");
+    rows
+}
+
+/// Every function of the sources and the tests, in Rust, Python and JavaScript.
+fn functions() -> BTreeSet<String> {
+    fn files(directory: PathBuf, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).expect("a directory of the sources").flatten() {
+            let path = entry.path();
+            let kind = path.extension().and_then(|kind| kind.to_str()).unwrap_or_default();
+            if path.is_dir() && !path.ends_with("node_modules") && !path.ends_with("golden") {
+                files(path, found);
+            } else if ["rs", "py", "js", "mjs"].contains(&kind) {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    files(root().join("src"), &mut found);
+    files(root().join("tests"), &mut found);
+    let mut functions = BTreeSet::new();
+    for file in found {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        for line in text.lines().map(str::trim_start) {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            let name = line.strip_prefix("fn ").or_else(|| line.strip_prefix("def "));
+            if let Some((name, _)) = name.and_then(|rest| rest.split_once('(')) {
+                functions.insert(name.to_owned());
+            }
+        }
+        // The table of the fuzz targets makes tests of its sentences.
+        for line in text.lines() {
+            let sentence = line.trim().trim_end_matches(',').split_once(": ").map(|(_, sentence)| sentence);
+            functions
+                .extend(sentence.filter(|text| text.contains("_any_") || text.starts_with("any_")).map(str::to_owned));
+        }
+    }
+    functions
+}
+
+#[test]
+fn every_row_of_the_reference_names_tests_that_exist() {
+    let functions = functions();
+    for row in rows() {
+        assert!(!row.tests.is_empty(), "docs/api.md:{} names no test", row.line);
+        for test in row.tests {
+            assert!(functions.contains(&test), "docs/api.md:{}: there is no test {test}", row.line);
+        }
+    }
+    let text = read("docs/api.md").to_lowercase();
+    for word in ["planned", "not yet", "todo", "to be done"] {
+        assert!(!text.contains(word), "docs/api.md tells what is, not what will be: {word}");
+    }
+}
+
+#[test]
+fn every_route_is_in_the_reference_and_the_other_way_round() {
+    let mut told = BTreeSet::new();
+    for line in read("docs/api.md").lines().filter(|line| line.starts_with('#')) {
+        told.extend(quoted(line).into_iter().filter(|call| call.contains(" /")));
+    }
+    let mut there = native();
+    there.extend(passing());
+    // HEAD goes with GET and is told once for all.
+    there.retain(|call| !call.starts_with("HEAD ") || !there_is_get(call));
+    assert_eq!(told, there);
+}
+
+fn there_is_get(head: &str) -> bool {
+    !head.contains("/api/blobs")
+}
+
+#[test]
+fn every_field_of_a_native_request_is_in_the_reference() {
+    let types = types();
+    let rows = rows();
+    let told = |route: &str, field: &str| {
+        let here = rows.iter().filter(|row| row.routes.iter().any(|told| told == route));
+        here.flat_map(|row| &row.about).any(|about| about == field || about.ends_with(&format!(".{field}")))
+    };
+    for (name, fields) in &types {
+        let body = PARTS.iter().find(|(part, _)| part == name).map_or(name.as_str(), |(_, body)| body);
+        let (_, route) =
+            BODIES.iter().find(|(known, _)| *known == body).unwrap_or_else(|| panic!("{body} has a route"));
+        for field in fields {
+            assert!(told(route, field), "docs/api.md tells nothing of {field} ({name}) under {route}");
+        }
+    }
+}
