@@ -16,7 +16,6 @@ mod contract;
 mod deaths;
 mod edges;
 mod embeddings;
-mod errors;
 mod fake_engine;
 mod health;
 mod hostile;

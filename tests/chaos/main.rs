@@ -2,7 +2,7 @@
 //! request has been answered once or refused with a reason, and nothing is left of what was before: no process, no zombie, no
 //! directory, no shared memory, no descriptor.
 //!
-//! A runner of its own, since its figures are of the whole run. `VLLAMA_CHAOS_ROUNDS` (40) and `VLLAMA_CHAOS_SEED` choose
+//! A runner of its own, since its figures are of the whole run. `VLLAMA_CHAOS_ROUNDS` (20) and `VLLAMA_CHAOS_SEED` choose
 //! another run; `make chaos` runs two thousand rounds.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -35,7 +35,7 @@ const MEMORY: u64 = 24 << 20;
 
 fn main() -> ExitCode {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (rounds, seed) = (number("VLLAMA_CHAOS_ROUNDS", 40), number("VLLAMA_CHAOS_SEED", 20_261_124));
+    let (rounds, seed) = (number("VLLAMA_CHAOS_ROUNDS", 20), number("VLLAMA_CHAOS_SEED", 20_261_124));
     println!("chaos: {rounds} rounds from seed {seed}");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let outcome = std::panic::catch_unwind(|| runtime.block_on(run(rounds as usize, seed)));
