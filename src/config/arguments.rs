@@ -36,6 +36,8 @@ pub enum Verb {
         /// Store and settings, and how to talk.
         config: Box<Config>,
     },
+    /// Tell whether an engine could run here, and what to do where it could not.
+    Doctor(Box<Config>),
     /// Run one command below an init.
     Init(Vec<OsString>),
     /// Tell the version.
@@ -81,6 +83,7 @@ pub fn parse(
             let model = matches.get_one::<String>("what").cloned().unwrap_or_default();
             Ok(Verb::Explain { model, config: Box::new(config(matches, environment)?) })
         }
+        Some(("doctor", matches)) => Ok(Verb::Doctor(Box::new(config(matches, environment)?))),
         Some(("init", matches)) => {
             Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
         }
@@ -139,6 +142,10 @@ fn command() -> Command {
                 .required(true)
                 .help("installed model, or directory of a checkpoint (with a /)"),
         );
+    let doctor = with_settings(Command::new("doctor").about("Tell whether an engine could run here, and what to do if not"))
+        .after_help(
+            "Changes nothing. Exit code 1 when something keeps vllama from serving; warnings are 0. With --json one object.",
+        );
     let init = Command::new("init")
         .about("Run one command under a PID 1 that reaps and passes signals on")
         .after_help("The exit code is the command's own, or 128 + the signal that killed it.")
@@ -157,7 +164,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .max_term_width(110)
         .after_help("Exit codes: 0 ok, 1 failed, 2 wrong input.")
-        .subcommands([serve, import, explain, init, Command::new("version").about("Tell the version")])
+        .subcommands([serve, import, explain, doctor, init, Command::new("version").about("Tell the version")])
 }
 
 fn with_settings(command: Command) -> Command {

@@ -8,6 +8,7 @@ mod answers;
 mod blobs;
 mod command_line;
 mod deaths;
+mod doctor;
 mod edges;
 mod embeddings;
 mod fake_engine;
