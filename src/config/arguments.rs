@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, File};
-use super::{Config, ConfigError, SETTINGS, Setting, Voice, host};
+use super::{Config, ConfigError, SETTINGS, Service, Setting, Voice, host};
 use crate::model::ModelName;
 
 /// What vllama was asked to do.
@@ -244,7 +244,8 @@ impl Values<'_> {
     }
 }
 
-fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+    let service = Service::take(&mut environment, std::process::id());
     let no_file = File::default();
     let named = Values { matches, environment: &environment, file: &no_file }.path(file::FLAG);
     let file = File::read(named)?;
@@ -310,6 +311,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         state,
         run,
         settings_by_model: file.models,
+        service,
         environment: environment.into_iter().collect(),
     })
 }

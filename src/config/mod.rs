@@ -7,6 +7,7 @@ mod arguments;
 mod file;
 mod host;
 mod models;
+mod service;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use arguments::{Verb, parse};
 pub use models::{ModelSettings, Size};
+pub use service::Service;
 pub use settings::{SETTINGS, Setting};
 
 use crate::model::ModelName;
@@ -78,6 +80,8 @@ pub struct Config {
     pub log: String,
     /// How `vllama serve` itself talks.
     pub voice: Voice,
+    /// What the service manager that started vllama has told.
+    pub service: Service,
     /// vllama's own environment, for engines.
     pub environment: Vec<(String, String)>,
     /// What the configuration file says about single models, by [`ModelName::key`].
