@@ -218,6 +218,7 @@ fn limits(config: &Config) -> scheduler::Limits {
 
 fn server_settings(config: &Config) -> server::Settings {
     server::Settings {
+        stall_timeout: config.stall_limit,
         body_limit: config.body_limit,
         upload_limit: config.blob_limit,
         max_connections: config.max_connections,

@@ -289,6 +289,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         memory_budget: values.bytes("memory-budget")?,
         max_wait: values.time("max-wait", Duration::from_secs(30))?,
         min_residence: values.time("min-residence", Duration::from_secs(10))?,
+        stall_limit: values.time("stall-timeout", Duration::from_secs(60))?,
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
         blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),
         max_connections: size(values.number("max-connections")?.unwrap_or(4096)),

@@ -64,6 +64,8 @@ pub struct Config {
     pub max_wait: Duration,
     /// How long a loaded model keeps its place at least.
     pub min_residence: Duration,
+    /// How long a client may read nothing of its answer.
+    pub stall_limit: Duration,
     /// Largest request body, in bytes.
     pub body_limit: usize,
     /// Largest uploaded file, in bytes.

@@ -44,6 +44,8 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// How long a client may be silent in the middle of a body; then it is answered 408.
     pub body_timeout: Duration,
+    /// How long a client may read nothing of an answer that waits for it; then its connection and its request end.
+    pub stall_timeout: Duration,
     /// How long a connection may stay open between two requests.
     pub idle_timeout: Duration,
     /// Connections at a time; more wait in the kernel's queue.
@@ -62,6 +64,7 @@ impl Default for Settings {
             header_limit: 64 * 1024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),
             max_connections: 4096,
             origins: Origins::new(&[]),
@@ -190,7 +193,7 @@ async fn connection(stream: TcpStream, front: Arc<Front>, local: bool, mut closi
     }
     let settings = front.settings();
     let patience = Arc::new(Patience::default());
-    let stream = Patient::new(stream, patience.clone(), settings.header_timeout);
+    let stream = Patient::new(stream, patience.clone(), settings.header_timeout, settings.stall_timeout);
     let mut http = http1::Builder::new();
     http.max_buf_size(settings.header_limit.max(8192));
     // hyper counts from the end of the last answer, so this is the time to rest; `Patient` hurries heads.

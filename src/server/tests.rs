@@ -39,6 +39,23 @@ impl Drop for Counted {
     }
 }
 
+/// An answer without end.
+struct Flood {
+    _counted: Counted,
+}
+
+impl http_body::Body for Flood {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[b'x'; 8192])))))
+    }
+}
+
 fn entry(
     methods: &'static [Method],
     path: &'static str,
@@ -80,6 +97,14 @@ impl Server {
                 })
             },
             entry(GET, "/busy", |_| Box::pin(async { ollama::error::refuse(StatusCode::SERVICE_UNAVAILABLE, "busy") })),
+            entry(GET, "/flood", {
+                let floods = waiting.clone();
+                move |_| {
+                    floods.fetch_add(1, Ordering::SeqCst);
+                    let flood = Flood { _counted: Counted(floods.clone()) };
+                    Box::pin(async { Reply::new(api::Body::Stream(Box::pin(flood))) })
+                }
+            }),
             entry(GET, "/id", |call| Box::pin(async move { plain(call.request_id.to_string()) })),
             entry(GET, "/panic", |_| Box::pin(async { panic!("a bug for a test") })),
             entry(GET, "/panic-early", |_| panic!("an early bug for a test")),
@@ -325,6 +350,25 @@ async fn settings_may_change_between_two_requests_of_a_connection() {
     server.settings.send_replace(Arc::new(Settings { origins, body_limit: 3, ..Settings::default() }));
     assert!(server.ask(&page).await.starts_with("HTTP/1.1 200 "));
     assert!(server.ask(&post("/echo", "long")).await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not() {
+    let settings = Settings { stall_timeout: Duration::from_millis(300), ..Settings::default() };
+    let server = Server::start(settings).await;
+    let mut stalled = server.connect().await;
+    stalled.write_all(get("/flood").as_bytes()).await.expect("sent");
+    server.until_waiting(1).await;
+    server.until_waiting(0).await;
+    let mut slow = server.connect().await;
+    slow.write_all(get("/flood").as_bytes()).await.expect("sent");
+    let began = std::time::Instant::now();
+    let mut piece = vec![0; 1 << 20];
+    while began.elapsed() < Duration::from_secs(1) {
+        slow.read_exact(&mut piece).await.expect("the answer goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.waiting.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

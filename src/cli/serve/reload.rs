@@ -46,13 +46,14 @@ const FIXED: [(&str, Shown); 10] = [
 ];
 
 /// Settings that hold at once, or from the next start of an engine on.
-const LIVE: [(&str, Shown); 14] = [
+const LIVE: [(&str, Shown); 15] = [
     ("log", |config| config.log.clone()),
     ("origins", |config| config.origins.join(",")),
     ("max-queue", |config| config.max_queue.to_string()),
     ("max-loaded-models", |config| config.max_loaded.to_string()),
     ("max-wait", |config| format!("{:?}", config.max_wait)),
     ("min-residence", |config| format!("{:?}", config.min_residence)),
+    ("stall-timeout", |config| format!("{:?}", config.stall_limit)),
     ("max-body", |config| config.body_limit.to_string()),
     ("max-blob", |config| config.blob_limit.to_string()),
     ("keep-alive", |config| format!("{:?}", config.keep_alive)),
