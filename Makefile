@@ -58,8 +58,13 @@ test: ## set everything up and run all tests
 test-fast: ## everything but the real engine
 	@tests/run fast
 
+.PHONY: chaos
+chaos: ## everything goes wrong two thousand times while requests run
+	@VLLAMA_CHAOS_ROUNDS=$${VLLAMA_CHAOS_ROUNDS:-2000} cargo test --locked --test chaos
+
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine
+	@cargo bench --locked --bench chunk
 	@cargo bench --locked --bench gateway
 
 .PHONY: lint

@@ -17,9 +17,9 @@ use serde_json::Value;
 use support::wait_until;
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::timeout;
-use vllama::engine::{Client, Engine, Installation, Settings, State, Status};
+use vllama::engine::{Client, Engine, EngineGone, Installation, Settings, State, Status};
 use vllama::init::{Init, Spawner};
-use vllama::model::plan::{Device, Memory, Plan};
+use vllama::model::plan::{Device, Frontend, Memory, Plan};
 
 const FAKE: &str = env!("CARGO_BIN_EXE_fake-vllm");
 
@@ -63,6 +63,9 @@ fn run_checks(ground: &Ground) -> usize {
         ("a wake that fails is a stop where nobody wants it any more", &|| a_failed_wake_without_a_wish(ground)),
         ("a death in its sleep is a stop, and wake starts it again", &|| death_asleep(ground)),
         ("a death while awake is a restart also after a sleep", &|| death_after_a_sleep(ground)),
+        ("an engine that stops in the middle of an answer is ended and started again", &|| it_hangs(ground)),
+        ("an engine that hangs with everything it has is found too", &|| it_is_frozen(ground)),
+        ("a slow engine is no hanging one, and neither is an idle one", &|| it_is_slow(ground)),
         ("memory is measured once it is ready and remembered", &|| memory_is_measured(ground)),
     ];
     support::run_checks("engine", checks)
@@ -86,15 +89,26 @@ struct Subject {
 impl Ground {
     /// An engine that can sleep; `variables` are the fake's.
     fn engine(&self, variables: &[(&str, &str)]) -> Subject {
-        self.engine_with(&["--enable-sleep-mode"], NEVER, variables)
+        self.engine_with(&["--enable-sleep-mode"], NEVER, NEVER, variables)
+    }
+
+    /// One whose heart is listened to closely.
+    fn watched(&self, variables: &[(&str, &str)]) -> Subject {
+        self.engine_with(&[], NEVER, Duration::from_millis(600), variables)
     }
 
     /// One whose calls are given up after a moment.
     fn impatient(&self, variables: &[(&str, &str)]) -> Subject {
-        self.engine_with(&["--enable-sleep-mode"], Duration::from_secs(2), variables)
+        self.engine_with(&["--enable-sleep-mode"], Duration::from_secs(2), NEVER, variables)
     }
 
-    fn engine_with(&self, arguments: &[&str], sleep_limit: Duration, variables: &[(&str, &str)]) -> Subject {
+    fn engine_with(
+        &self,
+        arguments: &[&str],
+        sleep_limit: Duration,
+        heartbeat: Duration,
+        variables: &[(&str, &str)],
+    ) -> Subject {
         let directory = tempfile::Builder::new().prefix("engine-").tempdir().unwrap();
         let plan = Plan {
             checkpoint: directory.path().join("checkpoint"),
@@ -104,6 +118,7 @@ impl Ground {
             gpus: 0,
             flags: Vec::new(),
             environment: Vec::new(),
+            frontend: Frontend::Python,
             left_out: Vec::new(),
             extra_environment: Vec::new(),
             refusal: None,
@@ -124,6 +139,7 @@ impl Ground {
             directory: directory.path().join("run"),
             log: directory.path().join("vllm.log"),
             start_limit: NEVER,
+            heartbeat,
             stop_limit: NEVER,
             sleep_limit,
         };
@@ -194,19 +210,25 @@ impl Subject {
     }
 
     /// Sends a prompt past the status, as nobody should.
-    fn ask(&self, client: Client) -> tokio::task::JoinHandle<String> {
+    fn ask(&self, client: Client) -> tokio::task::JoinHandle<Result<String, EngineGone>> {
+        self.ask_for(client, "hello")
+    }
+
+    fn ask_for(&self, client: Client, prompt: &str) -> tokio::task::JoinHandle<Result<String, EngineGone>> {
+        let messages = serde_json::json!([{"role": "user", "content": prompt}]);
+        let body = Bytes::from(serde_json::json!({"model": "tiny", "messages": messages}).to_string());
         self.handle.spawn(async move {
-            let body = Bytes::from_static(br#"{"model":"tiny","messages":[{"role":"user","content":"hello"}]}"#);
-            let answer = client.post("/v1/chat/completions", body, "").await.unwrap();
-            let body = answer.into_body().collect().await.unwrap().to_bytes();
-            String::from_utf8(body.to_vec()).unwrap()
+            let answer = client.post("/v1/chat/completions", body, "").await?;
+            let body = answer.into_body().collect().await?.to_bytes();
+            Ok(String::from_utf8_lossy(&body).into_owned())
         })
     }
 
     #[track_caller]
     fn answers(&self) {
         let answer = self.ask(self.status().client.unwrap());
-        let answer = self.handle.block_on(async { timeout(support::DEADLINE, answer).await.unwrap().unwrap() });
+        let answer =
+            self.handle.block_on(async { timeout(support::DEADLINE, answer).await.unwrap().unwrap() }).unwrap();
         assert!(answer.contains("You said: hello"), "{answer}");
     }
 
@@ -256,7 +278,7 @@ fn the_fake_sleeps_as_the_real_one(ground: &Ground) {
     assert!(!answer.is_finished());
     subject.engine.wake();
     subject.until_state(State::Ready);
-    let answer = subject.handle.block_on(async { timeout(support::DEADLINE, answer).await.unwrap().unwrap() });
+    let answer = subject.handle.block_on(async { timeout(support::DEADLINE, answer).await.unwrap().unwrap() }).unwrap();
     assert!(answer.contains("You said: hello"), "{answer}");
 }
 
@@ -429,7 +451,7 @@ fn a_failed_sleep_is_a_stop(ground: &Ground) {
 }
 
 fn without_sleep_mode(ground: &Ground) {
-    let subject = ground.engine_with(&[], NEVER, &[]).ready();
+    let subject = ground.engine_with(&[], NEVER, NEVER, &[]).ready();
     subject.engine.sleep(1);
     subject.stopped_because("status 404");
     let subject = ground.engine(&[("VLLM_SERVER_DEV_MODE", "0")]).ready();
@@ -481,6 +503,42 @@ fn death_after_a_sleep(ground: &Ground) {
     let status = subject.until_state(State::Ready);
     assert!(status.session.unwrap().signal_leader(libc::SIGKILL));
     subject.restarted();
+}
+
+fn it_hangs(ground: &Ground) {
+    let subject = ground.watched(&[]).ready();
+    subject.answers();
+    let hanging = subject.ask_for(subject.status().client.unwrap(), "FAKE:hang 2");
+    let status = subject.until("a death", |status| status.failures_in_a_row == 1);
+    let message = status.failure.unwrap().message;
+    assert!(message.starts_with("the engine hung: no step and no token for"), "{message}");
+    assert!(message.contains("while a request was running") && message.contains("--heartbeat"), "{message}");
+    let outcome = subject.handle.block_on(async { timeout(support::DEADLINE, hanging).await.unwrap().unwrap() });
+    // Its front may have a moment left to say so.
+    assert!(outcome.map_or(true, |text| text.contains("InternalServerError")), "whoever asked learns of it");
+    subject.restarted();
+}
+
+fn it_is_frozen(ground: &Ground) {
+    let subject = ground.watched(&[]).ready();
+    subject.answers();
+    let session = subject.status().session.unwrap();
+    assert!(session.signal_leader(libc::SIGSTOP));
+    // Idle it may stand still for as long as it likes; a request shows that it does.
+    let hanging = subject.ask(subject.status().client.unwrap());
+    subject.restarted();
+    assert_eq!(subject.handle.block_on(hanging).unwrap(), Err(EngineGone::HungUp));
+    assert!(session.members().is_empty(), "nothing of it is left");
+}
+
+fn it_is_slow(ground: &Ground) {
+    // Five tokens a second, of which a whole answer tells nothing before its end: longer than the limit.
+    let subject = ground.watched(&[("FAKE_VLLM_TOKEN_RATE", "5")]).ready();
+    let answer = subject.ask_for(subject.status().client.unwrap(), "FAKE:count 8");
+    assert!(subject.handle.block_on(answer).unwrap().unwrap().contains('8'));
+    std::thread::sleep(Duration::from_millis(900));
+    let status = subject.status();
+    assert_eq!((status.state, status.restarts), (State::Ready, 0));
 }
 
 fn memory_is_measured(ground: &Ground) {

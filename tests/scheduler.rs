@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use vllama::engine::{Engine, Installation, Settings};
 use vllama::gpu::{Pace, Watch};
 use vllama::init::{Init, Spawner};
-use vllama::model::plan::{Choice, Device, Memory, Plan};
+use vllama::model::plan::{Choice, Device, Frontend, Memory, Plan};
 use vllama::model::{Installed, ModelName, Store};
 use vllama::scheduler::{self, Devices, EngineSnapshot, Factory, KeepAlive, LeaseError, Scheduler};
 
@@ -87,6 +87,7 @@ impl Ground {
             max_loaded: 0,
             max_wait: Duration::from_secs(30),
             min_residence: Duration::ZERO,
+            replays: 1,
             sleeping_memory: 1000 * GIB,
             measured: directory.path().join("measured.json"),
         };
@@ -133,6 +134,7 @@ impl Ground {
                     more: Vec::new(),
                     reason: "".into(),
                 }],
+                frontend: Frontend::Python,
                 left_out: Vec::new(),
                 extra_arguments: Vec::new(),
                 extra_environment: Vec::new(),
@@ -154,6 +156,7 @@ impl Ground {
                     start_limit: NEVER,
                     stop_limit: Duration::from_secs(5),
                     sleep_limit: Duration::from_secs(5),
+                    heartbeat: Duration::ZERO,
                 };
                 Engine::new(plan, installation, spawner.clone(), settings)
             }),

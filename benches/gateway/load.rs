@@ -213,25 +213,63 @@ pub async fn whole(target: &Target, connections: usize, time: Duration) -> Whole
 }
 
 async fn many_wholes(target: Target, deadline: Instant) -> Times {
-    let mut wire = target.connect().await;
-    let request = target.request("What is the capital of France?", false);
-    let mut buffer = vec![0; 16 * 1024];
+    let mut asker = Asker::new(&target).await;
     let mut times = Times::new();
     while Instant::now() < deadline {
-        let sent = Instant::now();
-        wire.write_all(&request).await.expect("a request on its way");
-        let mut filled = 0;
-        loop {
-            let read = wire.read(&mut buffer[filled..]).await.expect("an answer");
-            assert_ne!(read, 0, "the connection stays open");
-            filled += read;
-            if is_complete(&buffer[..filled]) {
-                break;
-            }
-        }
-        times.push(sent.elapsed().as_secs_f64() * 1000.0);
+        times.push(asker.ask().await);
     }
     times
+}
+
+/// So many requests a second for whole answers, from as many connections, for so long: each asks in its turn, whether or
+/// not the others have their answers.
+pub async fn paced(target: &Target, connections: u32, a_second: u32, time: Duration) -> Times {
+    let step = Duration::from_secs(1) / a_second;
+    let begun = tokio::time::Instant::now() + Duration::from_millis(50);
+    let turns = (0..connections).map(|number| {
+        let target = target.clone();
+        async move {
+            let mut asker = Asker::new(&target).await;
+            let mut times = Times::new();
+            let mut turn = begun + step * number;
+            while turn < begun + time {
+                tokio::time::sleep_until(turn).await;
+                times.push(asker.ask().await);
+                turn += step * connections;
+            }
+            times
+        }
+    });
+    together(turns).await.concat()
+}
+
+/// A connection that asks for whole answers.
+struct Asker {
+    wire: Box<dyn Wire>,
+    request: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Asker {
+    async fn new(target: &Target) -> Self {
+        let request = target.request("What is the capital of France?", false);
+        Self { wire: target.connect().await, request, buffer: vec![0; 16 * 1024] }
+    }
+
+    /// Asks once; the time it took in milliseconds.
+    async fn ask(&mut self) -> f64 {
+        let sent = Instant::now();
+        self.wire.write_all(&self.request).await.expect("a request on its way");
+        let mut filled = 0;
+        loop {
+            let read = self.wire.read(&mut self.buffer[filled..]).await.expect("an answer");
+            assert_ne!(read, 0, "the connection stays open");
+            filled += read;
+            if is_complete(&self.buffer[..filled]) {
+                return sent.elapsed().as_secs_f64() * 1000.0;
+            }
+        }
+    }
 }
 
 fn is_complete(bytes: &[u8]) -> bool {

@@ -28,6 +28,9 @@ const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (512, 10
 /// Connections that ask for whole answers, and for how long.
 const WHOLE: (usize, Duration) = (16, Duration::from_secs(3));
 
+/// Connections that ask for whole answers in turn, requests a second of all of them, and for how long.
+const PACED: (u32, u32, Duration) = (64, 1000, Duration::from_secs(5));
+
 /// Streams that are open and silent.
 const SILENT: usize = 1000;
 
@@ -64,6 +67,9 @@ fn main() {
         if wanted("whole") {
             whole().await;
         }
+        if wanted("requests") {
+            requests().await;
+        }
         if wanted("streams") {
             for (streams, rate, tokens) in STREAMS {
                 stream(*streams, *rate, *tokens).await;
@@ -74,7 +80,13 @@ fn main() {
         }
         // Only when asked for: they take minutes.
         if parts.iter().any(|word| word == "real") {
-            real().await;
+            real("python").await;
+        }
+        if parts.iter().any(|word| word == "frontends") {
+            // The first one again at the end: what changes between its two runs is the machine.
+            for frontend in ["python", "rust", "python"] {
+                real(frontend).await;
+            }
         }
         if parts.iter().any(|word| word == "swap") {
             swap().await;
@@ -122,6 +134,19 @@ async fn whole() {
         &format!("{:+.0}", each - relay_each),
     );
     latency("time of a whole answer", [direct.times, relayed.times, vllama.times]);
+}
+
+async fn requests() {
+    let server = Server::start(&[("FAKE_VLLM_TOKEN_RATE", "0")]).await;
+    let relay = Relay::start(&server.socket());
+    let (connections, a_second, time) = PACED;
+    let mut ways = Vec::new();
+    for target in [server.engine(), Target::Relay(relay.address), server.gateway()] {
+        load::paced(&target, connections, a_second, time / 10).await;
+        ways.push(load::paced(&target, connections, a_second, time).await);
+    }
+    let ways: [Times; 3] = ways.try_into().expect("three ways");
+    latency(&format!("time of a whole answer, {a_second} requests a second"), ways);
 }
 
 /// What one way took.
@@ -194,18 +219,20 @@ fn microseconds(spent: Duration, count: usize) -> f64 {
     spent.as_secs_f64() * 1e6 / count as f64
 }
 
-/// Tokens a second of the real engine, straight and through vllama, in turns.
-async fn real() {
+/// Tokens a second of the real engine with this frontend, straight and through vllama, in turns, and what a token costs
+/// the engine.
+async fn real(frontend: &str) {
     let Some(venv) = std::env::var_os("VLLAMA_TEST_VENV") else {
         println!("skipped: the real engine, since VLLAMA_TEST_VENV names no virtual environment");
         return;
     };
-    let server = Server::start_real(Path::new(&venv), &[]).await;
+    let server = Server::start_real(Path::new(&venv), &[("VLLAMA_ENGINE_FRONTEND", frontend)]).await;
     let targets = [server.engine(), server.gateway()];
     load::stories(&targets[0], 10, 10).await;
     for (users, tokens) in [(1, 100), (10, 100), (50, 50)] {
         // Both ways ask for the same tokens; lines would not do, since the engine writes some without text.
         let mut seconds = [0.0; 2];
+        let before = server.engine_processor_time();
         for round in 0..4 {
             for way in [round % 2, 1 - round % 2] {
                 let begun = Instant::now();
@@ -215,8 +242,14 @@ async fn real() {
             }
         }
         let [direct, vllama] = seconds.map(|seconds| (4 * users * tokens) as f64 / seconds);
-        let measure = format!("tokens a second, real engine, {users} users");
-        row(&measure, [&format!("{direct:.1}"), "", &format!("{vllama:.1}")], &format!("× {:.3}", vllama / direct));
+        let measure = |what: &str| format!("{what}, {frontend} frontend, {users} users");
+        row(
+            &measure("tokens a second"),
+            [&format!("{direct:.1}"), "", &format!("{vllama:.1}")],
+            &format!("× {:.3}", vllama / direct),
+        );
+        let spent = microseconds(server.engine_processor_time() - before, 8 * users * tokens) / 1000.0;
+        row(&measure("the engine's processor time a token (ms)"), [&format!("{spent:.2}"), "", ""], "");
     }
 }
 

@@ -97,6 +97,7 @@ fn settings(directory: &Path) -> scheduler::Settings {
         max_loaded: 0,
         max_wait: Duration::from_secs(30),
         min_residence: Duration::from_secs(10),
+        replays: 1,
         sleeping_memory: 0,
         measured: directory.join("measured.json"),
     }
@@ -120,6 +121,7 @@ fn factory(directory: &Path, spawner: Spawner) -> Factory {
                 log: place.join("vllm.log"),
                 directory: place,
                 start_limit: limit,
+                heartbeat: Duration::ZERO,
                 stop_limit: limit,
                 sleep_limit: limit,
             };

@@ -134,6 +134,24 @@ impl Server {
         processor_time(self.child.id())
     }
 
+    /// Processor time that its engine's processes have taken; they are a session of their own.
+    pub fn engine_processor_time(&self) -> Duration {
+        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        // Parent and session stand behind the name, which is in parentheses.
+        let numbers = |process: u32| -> Option<(u32, u32)> {
+            let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+            let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(1);
+            let parent = fields.next()?.parse().ok()?;
+            Some((parent, fields.nth(1)?.parse().ok()?))
+        };
+        let is_engine = |process: &u32| {
+            let leader = numbers(*process).map(|(_, session)| session);
+            leader.and_then(numbers).is_some_and(|(parent, _)| parent == self.child.id())
+        };
+        processes.filter(is_engine).map(processor_time).sum()
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");

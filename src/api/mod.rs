@@ -5,6 +5,7 @@
 
 pub mod ollama;
 pub mod openai;
+pub mod pass;
 mod upload;
 
 use std::convert::Infallible;
@@ -43,6 +44,8 @@ pub struct App {
     pub gpus: Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>,
     /// Whether vllama is on its way out: ready for nobody, whatever its engines do.
     pub stopping: AtomicBool,
+    /// `num_ctx` of requests and models that say nothing, in tokens; `None` = what the engine takes.
+    pub context_length: Option<u64>,
     /// When vllama started.
     pub started: Instant,
 }
@@ -103,7 +106,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
 pub struct Route {
     /// Methods it answers.
     pub methods: &'static [Method],
-    /// The exact path; a `{…}` at its end stands for any one part.
+    /// The exact path; a `{…}` stands for any one part, a `{*…}` at its end for all the rest.
     pub path: &'static str,
     /// Answers the request.
     pub handler: fn(Arc<App>, Call) -> Answering,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::config::{Config, ModelSettings};
 use crate::gpu::{Host, Reading, Watch};
-use crate::model::ModelName;
 use crate::model::plan::{Gpu, Hardware, Wishes};
+use crate::model::{ModelName, ParserChoice, ParserChoices};
 
 /// A driver may take half a minute to wake up.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(45);
@@ -51,6 +51,7 @@ pub(super) fn wishes_for_all(config: &Config) -> Wishes {
     Wishes {
         extra_arguments: config.engine_arguments.clone(),
         cpu_cache_gib: config.cpu_cache_gib,
+        frontend: config.engine_frontend,
         ..Wishes::default()
     }
 }
@@ -67,8 +68,10 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         concurrency,
         max_model_len,
         keep_alive: _,
+        heartbeat: _,
         tool_parser,
         reasoning_parser,
+        engine_frontend,
         trust_remote_code,
     } = settings;
     Wishes {
@@ -80,9 +83,20 @@ pub(super) fn wishes(config: &Config, model: &ModelName) -> Wishes {
         max_model_len: max_model_len.map(Into::into),
         tool_parser,
         reasoning_parser,
+        frontend: engine_frontend.unwrap_or(everywhere.frontend),
         trust_remote_code,
         ..everywhere
     }
+}
+
+/// Whose tool calls and thoughts the engine reads, where the operator has said so.
+pub(super) fn parser_choices(config: &Config) -> ParserChoices {
+    let read = |parser: &Option<String>| parser.as_deref().map(|parser| parser != "none");
+    let choice = |settings: &ModelSettings| ParserChoice {
+        tools: read(&settings.tool_parser),
+        thoughts: read(&settings.reasoning_parser),
+    };
+    ParserChoices(config.settings_by_model.iter().map(|(name, settings)| (name.clone(), choice(settings))).collect())
 }
 
 #[cfg(test)]

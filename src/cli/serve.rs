@@ -69,9 +69,13 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     // Before the store: who holds this lock knows that nothing of a killed vllama holds others.
     let run_lock = run_directory::lock(&config.run)?;
-    let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(|error| {
+    let parsers = planning::parser_choices(&config);
+    let store = Store::with_parsers(&config.models, Some(&config.base_models), parsers).map_err(|error| {
         let what = format!("cannot read the model store {}", config.models.display());
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;
@@ -145,6 +149,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         default_model: model.as_ref().map(|model| model.name.clone()),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
         stopping: AtomicBool::new(false),
+        context_length: config.context_length,
         started: begun,
     });
     if let Some(model) = &model {
@@ -202,6 +207,7 @@ fn scheduler_settings(config: &Config) -> scheduler::Settings {
         max_loaded,
         max_wait,
         min_residence,
+        replays: config.replays,
         sleeping_memory: preflight::sleeping_memory(),
         measured: config.state.join("measured.json"),
     }

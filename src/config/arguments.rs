@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, File};
-use super::{Config, ConfigError, SETTINGS, Service, Setting, Voice, host};
+use super::{Config, ConfigError, SETTINGS, Service, Setting, Voice, host, ollama};
 use crate::model::ModelName;
+use crate::model::plan::FrontendWish;
 
 /// What vllama was asked to do.
 #[derive(Debug)]
@@ -179,6 +180,9 @@ fn with_settings(command: Command) -> Command {
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("tell events as JSON, one a line"))
 }
 
+/// More than a hundred years, and small enough to be added to any moment.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// The values of all settings, as text.
 struct Values<'a> {
     matches: &'a ArgMatches,
@@ -194,7 +198,7 @@ impl Values<'_> {
             return Some((value.clone(), format!("--{flag}")));
         }
         let variable = setting.variables.iter().find_map(|variable| {
-            let value = self.environment.get(*variable)?.trim();
+            let value = ollama::trimmed(variable, self.environment.get(*variable)?);
             (!value.is_empty()).then(|| (value.to_owned(), (*variable).to_owned()))
         });
         variable.or_else(|| self.file.setting(flag))
@@ -217,6 +221,11 @@ impl Values<'_> {
             .map_err(|_| ConfigError(format!("{place}: '{value}' is no whole number; give one such as 64")))
     }
 
+    fn frontend(&self) -> Result<FrontendWish, ConfigError> {
+        let Some((value, place)) = self.find("engine-frontend") else { return Ok(FrontendWish::default()) };
+        value.parse().map_err(|error| ConfigError(format!("{place}: {error}")))
+    }
+
     /// Words as a shell splits them: quotes keep blanks.
     fn words(&self, flag: &str) -> Result<Vec<String>, ConfigError> {
         let Some((value, place)) = self.find(flag) else { return Ok(Vec::new()) };
@@ -233,15 +242,30 @@ impl Values<'_> {
         })
     }
 
+    /// A time to wait at most; zero and less are for ever, as Ollama has it.
+    fn patience(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
+        if self.text(flag).is_some_and(|value| value.starts_with('-')) {
+            return Ok(FOREVER);
+        }
+        Ok(match self.time(flag, default)? {
+            Duration::ZERO => FOREVER,
+            time => time,
+        })
+    }
+
     /// A time: `90`, `90s`, `10m`, `1h30m`.
     fn time(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
         let Some((value, place)) = self.find(flag) else { return Ok(default) };
-        let seconds = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let parsed = seconds.or_else(|| humantime::parse_duration(&value).ok());
-        parsed.ok_or_else(|| {
+        time(&value).ok_or_else(|| {
             ConfigError(format!("{place}: '{value}' is no time; give seconds, or one such as 90s or 10m"))
         })
     }
+}
+
+/// A time as people write it.
+pub(super) fn time(text: &str) -> Option<Duration> {
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.or_else(|| humantime::parse_duration(text).ok())
 }
 
 fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Result<Config, ConfigError> {
@@ -269,7 +293,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
             other => return Err(ConfigError(format!("{place}: '{other}' is neither text nor json"))),
         },
     };
-    let debug = variable("OLLAMA_DEBUG").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
+    let level = ollama::log_level(variable("OLLAMA_DEBUG").map(String::as_str));
     let quiet = matches.get_flag("quiet");
     Ok(Config {
         model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
@@ -278,12 +302,16 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         base_models: values.path("base-models-dir").unwrap_or_else(|| "/usr/share/vllama/models".into()),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
         engine_arguments: values.words("engine-args")?.into_iter().chain(trailing(matches)).collect(),
+        engine_frontend: values.frontend()?,
         cpu_cache_gib: values.number("cpu-cache")?,
         gpu_helper: values.path("gpu-helper"),
-        start_limit: values.time("start-timeout", Duration::from_secs(600))?,
+        start_limit: values.patience("start-timeout", Duration::from_secs(600))?,
+        replays: values.number("replays")?.map_or(1, |number| u32::try_from(number).unwrap_or(u32::MAX)),
+        heartbeat: values.time("heartbeat", Duration::from_secs(120))?,
         drain: values.time("drain", Duration::from_secs(30))?,
         stop_limit: values.time("stop-timeout", Duration::from_secs(15))?,
         keep_alive: values.text("keep-alive"),
+        context_length: values.number("context-length")?.filter(|length| *length > 0),
         max_queue: size(values.number("max-queue")?.unwrap_or(512)),
         max_loaded: size(values.number("max-loaded-models")?.unwrap_or(0)),
         memory_budget: values.bytes("memory-budget")?,
@@ -303,7 +331,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
             .collect(),
         json_logs,
         colour: variable("NO_COLOR").is_none(),
-        log: values.text("log").unwrap_or_else(|| if debug { "debug" } else { "info" }.to_owned()),
+        log: values.text("log").unwrap_or_else(|| level.to_owned()),
         voice: match (matches.get_flag("json"), quiet) {
             (true, _) => Voice::Json,
             (false, true) => Voice::Quiet,
@@ -311,6 +339,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         },
         state,
         run,
+        warnings: ollama::without_effect(&environment),
         settings_by_model: file.models,
         service,
         environment: environment.into_iter().collect(),
@@ -392,6 +421,15 @@ mod tests {
     }
 
     #[test]
+    fn a_start_may_be_waited_for_without_end() {
+        for (value, seconds) in [("\"5m\"", 300), ("0", u64::from(u32::MAX)), ("-1s", u64::from(u32::MAX))] {
+            let config = served(&[], &[("OLLAMA_LOAD_TIMEOUT", value)]);
+            assert_eq!(config.start_limit, Duration::from_secs(seconds), "{value}");
+        }
+        assert_eq!(served(&[], &[("OLLAMA_NUM_PARALLEL", "4")]).warnings.len(), 1);
+    }
+
+    #[test]
     fn amounts_of_memory_have_units() {
         for (text, bytes) in [("12GiB", 12 << 30), ("500MB", 500_000_000), ("1024", 1024)] {
             assert_eq!(served(&[], &[("VLLAMA_MEMORY_BUDGET", text)]).memory_budget, Some(bytes), "{text}");
@@ -434,6 +472,7 @@ mod tests {
             ("OLLAMA_MAX_QUEUE", "-1", "OLLAMA_MAX_QUEUE: '-1' is no whole number"),
             ("VLLAMA_MEMORY_BUDGET", "much", "VLLAMA_MEMORY_BUDGET: 'much' is no amount of memory"),
             ("VLLAMA_LOG_FORMAT", "xml", "'xml' is neither text nor json"),
+            ("VLLAMA_ENGINE_FRONTEND", "go", "VLLAMA_ENGINE_FRONTEND: 'go' is none of python, rust and auto"),
             ("OLLAMA_HOST", "nowhere", "'nowhere' is no IP address"),
         ] {
             let error = parsed(&["serve"], &[(variable, value)]).expect_err(variable).0;

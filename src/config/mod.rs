@@ -1,12 +1,13 @@
 //! What the operator wants: flags over environment over file over defaults, parsed once into one frozen [`Config`].
 //!
 //! In: the command line, the environment and the configuration file; this is the only room that reads the environment.
-//! Out: a [`Verb`] or a [`ConfigError`]. Knows no other room but the names of models.
+//! Out: a [`Verb`] or a [`ConfigError`]. Knows no other room but the names of models and what plans can be asked for.
 
 mod arguments;
 mod file;
 mod host;
 mod models;
+mod ollama;
 mod service;
 mod settings;
 
@@ -22,6 +23,7 @@ pub use service::Service;
 pub use settings::{SETTINGS, Setting};
 
 use crate::model::ModelName;
+use crate::model::plan::FrontendWish;
 
 /// Everything `vllama serve` is told.
 #[derive(Clone, Debug)]
@@ -42,18 +44,27 @@ pub struct Config {
     pub engine: PathBuf,
     /// Arguments for `vllm serve`, last and verbatim.
     pub engine_arguments: Vec<String>,
+    /// Which program answers the engines' requests, for models that do not say themselves.
+    pub engine_frontend: FrontendWish,
     /// GiB of key/value cache on the CPU; `None` = chosen.
     pub cpu_cache_gib: Option<u64>,
     /// The `vllama-gpu` program; `None` = beside this one.
     pub gpu_helper: Option<PathBuf>,
     /// A start without any output of the engine for this long is given up.
     pub start_limit: Duration,
+    /// Times a request is asked again when its engine died before it had an answer.
+    pub replays: u32,
+    /// A ready engine that gives no sign of life for this long while it has requests is ended and started again; zero =
+    /// never.
+    pub heartbeat: Duration,
     /// Running requests may finish for this long at a stop.
     pub drain: Duration,
     /// Time from SIGTERM to SIGKILL for an engine.
     pub stop_limit: Duration,
     /// Keep-alive as Ollama writes it, `5m` or `-1`; `None` = for ever, since a start of vLLM takes a minute.
     pub keep_alive: Option<String>,
+    /// `num_ctx` of requests and models that say nothing, in tokens; `None` = what the engine takes.
+    pub context_length: Option<u64>,
     /// Most requests that wait, for all models together.
     pub max_queue: usize,
     /// Most models that are loaded at a time; 0 = as many as memory allows.
@@ -86,6 +97,8 @@ pub struct Config {
     pub service: Service,
     /// vllama's own environment, for engines.
     pub environment: Vec<(String, String)>,
+    /// What the operator should know about the environment: one sentence each.
+    pub warnings: Vec<String>,
     /// What the configuration file says about single models, by [`ModelName::key`].
     pub settings_by_model: BTreeMap<[String; 4], ModelSettings>,
 }

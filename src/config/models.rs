@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+
+use super::arguments;
+use crate::model::plan::FrontendWish;
 
 /// What holds for one model, from `[models."NAME"]`; what is not said is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -23,12 +27,37 @@ pub struct ModelSettings {
     pub max_model_len: Option<NonZero<u64>>,
     /// How long it stays loaded when idle, as Ollama writes it.
     pub keep_alive: Option<String>,
+    /// How long its engine may give no sign of life while it has requests, as `heartbeat` for all; zero = for ever.
+    pub heartbeat: Option<Time>,
     /// vLLM's parser for tool calls, or `none`.
     pub tool_parser: Option<String>,
     /// vLLM's parser for thoughts, or `none`.
     pub reasoning_parser: Option<String>,
+    /// Which program answers its engine's requests; `None` = as for all models.
+    pub engine_frontend: Option<FrontendWish>,
     /// Whether Python code that comes with the checkpoint may run.
     pub trust_remote_code: bool,
+}
+
+/// A time, written as `90s` or as a number of seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Seconds(u64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Seconds(seconds) => Ok(Self(Duration::from_secs(seconds))),
+            Written::Text(text) => arguments::time(&text).map(Self).ok_or_else(|| {
+                serde::de::Error::custom(format!("'{text}' is no time; give seconds, or one such as 90s or 10m"))
+            }),
+        }
+    }
 }
 
 /// A size in bytes, written as `20GiB`.

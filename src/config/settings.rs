@@ -56,18 +56,46 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!("engine", ["VLLAMA_ENGINE"], "PROGRAM", "vllm, as found in PATH", "the vllm program"),
     setting!("engine-args", ["VLLAMA_ENGINE_ARGS"], "ARGS", "", "more arguments for `vllm serve`, last and verbatim"),
+    setting!(
+        "engine-frontend",
+        ["VLLAMA_ENGINE_FRONTEND"],
+        "NAME",
+        "auto",
+        "what answers an engine's requests: python, rust (no Anthropic messages, no responses) or auto"
+    ),
     setting!("cpu-cache", ["VLLAMA_CPU_CACHE"], "GIB", "by the memory that is free", "key/value cache on the CPU"),
     setting!("gpu-helper", ["VLLAMA_GPU_HELPER"], "PROGRAM", "vllama-gpu beside vllama", "reads NVML"),
     setting!(
         "start-timeout",
-        ["VLLAMA_START_TIMEOUT"],
+        ["VLLAMA_START_TIMEOUT", "OLLAMA_LOAD_TIMEOUT"],
         "TIME",
         "10m",
-        "a start that says nothing this long is given up"
+        "a start that says nothing this long is given up; 0 is never"
+    ),
+    setting!(
+        "replays",
+        ["VLLAMA_REPLAYS"],
+        "NUMBER",
+        "1",
+        "a request without an answer yet is asked again so often when its engine dies; 0 = never"
+    ),
+    setting!(
+        "heartbeat",
+        ["VLLAMA_HEARTBEAT"],
+        "TIME",
+        "2m",
+        "an engine without a step or a token this long while requests run is started again; 0 = never"
     ),
     setting!("drain", ["VLLAMA_DRAIN"], "TIME", "30s", "running requests may finish this long at a stop"),
     setting!("stop-timeout", ["VLLAMA_STOP_TIMEOUT"], "TIME", "15s", "from SIGTERM to SIGKILL for an engine"),
     setting!("keep-alive", ["OLLAMA_KEEP_ALIVE"], "TIME", "-1 (for ever)", "how long an idle model stays loaded"),
+    setting!(
+        "context-length",
+        ["OLLAMA_CONTEXT_LENGTH"],
+        "TOKENS",
+        "0 (what the engine takes)",
+        "longest prompt of requests without num_ctx; the engine's own limit is max_model_len"
+    ),
     setting!("max-queue", ["OLLAMA_MAX_QUEUE"], "NUMBER", "512", "most requests that wait, for all models together"),
     setting!(
         "max-loaded-models",
@@ -113,7 +141,7 @@ pub const SETTINGS: &[Setting] = &[
         ["VLLAMA_LOG"],
         "FILTER",
         "info",
-        "log level, or per target: info,vllm=debug; OLLAMA_DEBUG=1 is debug"
+        "log level, or per target: info,vllm=debug; OLLAMA_DEBUG=1 is debug, 2 trace"
     ),
     setting!("log-format", ["VLLAMA_LOG_FORMAT"], "FORMAT", "text", "text or json"),
 ];

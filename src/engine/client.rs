@@ -3,6 +3,7 @@
 //! Connections are kept and used again. One whose answer was not read to the end is closed at once: that is how vLLM
 //! learns that nobody wants the answer any more, and aborts the request (vllm-engine §3.5).
 
+use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use http::{Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Limited};
 
+use super::heartbeat::{InFlight, Pulse};
 use super::wire::{Connection, Framing, piece};
 
 /// Longest answer that [`Client::get`] reads, in bytes.
@@ -29,6 +31,12 @@ pub enum EngineGone {
     /// In the middle of it; the request may be what killed it.
     #[error("the engine hung up in the middle of a request")]
     HungUp,
+    /// More than once in the middle of this request, which is not tried again.
+    #[error(
+        "the engine died each time it worked on this request, so the request is not tried again for ten minutes; the \
+         engine's log tells why it died. Other requests are served on"
+    )]
+    Poisoned,
 }
 
 /// A client of one generation's socket; cheap to clone.
@@ -42,16 +50,18 @@ struct Pool {
     socket: Box<Path>,
     /// Connections nobody uses now. The lock is held for a push or a pop only.
     idle: Mutex<Vec<Connection>>,
+    pulse: Arc<Pulse>,
 }
 
 impl Client {
     /// A client for the socket at `path`; connects with the first request.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default() }) }
+        Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default(), pulse: Arc::default() }) }
     }
 
-    /// Posts a JSON body to `path` and waits for the head of the answer: its status. Dropping the future or the answer's
+    /// Posts a JSON body to `path` and waits for the head of the answer: its status and its
+    /// content type. Dropping the future or the answer's
     /// body aborts the request.
     ///
     /// # Errors
@@ -62,7 +72,16 @@ impl Client {
         body: Bytes,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
-        self.send("POST", path, &body, request_id).await
+        let in_flight = self.pool.pulse.request();
+        let mut answer = self.send("POST", path, &body, request_id).await?;
+        in_flight.beat();
+        answer.body_mut().in_flight = Some(in_flight);
+        Ok(answer)
+    }
+
+    /// What its requests tell of the engine's life.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pool.pulse
     }
 
     /// Gets `path` and reads the whole answer: status and body.
@@ -115,8 +134,10 @@ impl Client {
             read: BytesMut::new(),
             keeps_alive: head.keeps_alive,
             pool: self.pool.clone(),
+            in_flight: None,
         });
         *response.status_mut() = head.status;
+        response.headers_mut().extend(head.content_type.map(|kind| (http::header::CONTENT_TYPE, kind)));
         Ok(response)
     }
 }
@@ -149,6 +170,45 @@ pub struct EngineBody {
     read: BytesMut,
     keeps_alive: bool,
     pool: Arc<Pool>,
+    /// Until the end of the answer.
+    in_flight: Option<InFlight>,
+}
+
+impl EngineBody {
+    /// Waits for the first bytes that have not been handed on yet, and leaves them where they are: empty at the end.
+    ///
+    /// # Errors
+    /// [`EngineGone::HungUp`] when the answer breaks off.
+    pub async fn begin(&mut self) -> Result<&[u8], EngineGone> {
+        poll_fn(|context| self.poll_read(context)).await?;
+        Ok(&self.read)
+    }
+
+    /// Reads once where nothing has been read that is not handed on.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), EngineGone>> {
+        let Self { connection, framing, read, keeps_alive, pool, in_flight } = self;
+        let Some(open) = connection.as_mut().filter(|_| read.is_empty()) else { return Poll::Ready(Ok(())) };
+        match ready!(open.poll_body(context, framing, read)) {
+            Ok(done) => {
+                in_flight.iter().for_each(InFlight::beat);
+                if done {
+                    *in_flight = None;
+                    connection
+                        .take()
+                        .filter(|_| *keeps_alive)
+                        .into_iter()
+                        .for_each(|connection| pool.put_back(connection));
+                }
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the engine's answer broke off");
+                *connection = None;
+                *in_flight = None;
+                Poll::Ready(Err(EngineGone::HungUp))
+            }
+        }
+    }
 }
 
 impl Body for EngineBody {
@@ -157,30 +217,18 @@ impl Body for EngineBody {
 
     /// A frame is all that has come by now, however many chunks that is.
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, EngineGone>>> {
-        let Self { connection, framing, read, keeps_alive, pool } = self.get_mut();
-        let Some(open) = connection else { return Poll::Ready(None) };
-        match ready!(open.poll_body(context, framing, read)) {
-            Ok(done) => {
-                if done {
-                    connection
-                        .take()
-                        .filter(|_| *keeps_alive)
-                        .into_iter()
-                        .for_each(|connection| pool.put_back(connection));
-                }
-                let frame = piece(read);
+        let body = self.get_mut();
+        match ready!(body.poll_read(context)) {
+            Ok(()) => {
+                let frame = piece(&mut body.read);
                 Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
             }
-            Err(error) => {
-                tracing::debug!(%error, "the engine's answer broke off");
-                *connection = None;
-                Poll::Ready(Some(Err(EngineGone::HungUp)))
-            }
+            Err(error) => Poll::Ready(Some(Err(error))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.connection.is_none()
+        self.connection.is_none() && self.read.is_empty()
     }
 }
 

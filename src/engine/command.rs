@@ -100,7 +100,7 @@ fn text(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::plan::Memory;
+    use crate::model::plan::{Frontend, Memory};
 
     fn plan(device: Device) -> Plan {
         Plan {
@@ -109,6 +109,7 @@ mod tests {
             checkpoint_name: "smollm2:135m".into(),
             device,
             gpus: 0,
+            frontend: Frontend::Python,
             flags: vec![
                 Choice { name: "--max-model-len", value: Some("auto".into()), more: vec![], reason: "".into() },
                 Choice { name: "--enforce-eager", value: None, more: vec![], reason: "".into() },

@@ -10,6 +10,8 @@ pub enum Ending {
     Code(i32),
     /// A signal killed it.
     Signal(i32),
+    /// Its core was dead and vllama did not wait for it to leave.
+    Hollow,
 }
 
 impl fmt::Display for Ending {
@@ -17,6 +19,7 @@ impl fmt::Display for Ending {
         match self {
             Self::Code(code) => write!(formatter, "exit status {code}"),
             Self::Signal(signal) => write!(formatter, "killed by signal {signal}"),
+            Self::Hollow => formatter.write_str("ended by vllama"),
         }
     }
 }
@@ -90,6 +93,18 @@ const SIGNATURES: &[Signature] = &[
         "the model needs code from its own repository; if you trust it, pass `--engine-args --trust-remote-code`",
     ),
     permanent(
+        &["vllm-rs binary was not found"],
+        "this vLLM has no frontend in Rust; fetch it with `engine/setup --frontend`, or set engine_frontend to python",
+    ),
+    permanent(
+        &["is not registered (choose from"],
+        "vLLM's Rust frontend does not know the chosen parser; choose one it lists, or set engine_frontend to python",
+    ),
+    permanent(
+        &["not implemented in Rust frontend"],
+        "vLLM's Rust frontend does not take an argument; see the log, or set engine_frontend to python",
+    ),
+    permanent(
         &["invalid tool call parser"],
         "vLLM does not know the chosen tool parser; leave it out or choose one it lists",
     ),
@@ -101,15 +116,20 @@ const SIGNATURES: &[Signature] = &[
     ),
     permanent(&["error: unrecognized arguments"], "vLLM refused an argument; see `--engine-args` and the log line"),
     passing(&["EngineDeadError"], "the engine core died"),
+    passing(&["Process RustFrontend", "died"], "the engine's frontend died"),
     passing(&["died unexpectedly"], "a worker process died"),
     passing(&["Address already in use"], "the engine's socket was in use"),
 ];
+
+/// Marks of lines in which vLLM tells its settings. They hold the words of many failures: `trust_remote_code=False`.
+const SETTINGS: [&str; 4] =
+    ["Initializing a V1 LLM engine", "non-default args", "Launching Rust frontend", "--args-json <JSON>"];
 
 /// Names a failure.
 ///
 /// `lines` are the last lines of the log, oldest first; `ready` tells whether the engine had answered before it ended.
 pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, ending: Ending, ready: bool) -> Failure {
-    let lines: Vec<&str> = lines.collect();
+    let lines: Vec<&str> = lines.filter(|line| !SETTINGS.iter().any(|mark| line.contains(mark))).collect();
     let last = last_telling_line(&lines);
     for signature in SIGNATURES {
         let found = lines.iter().rev().find(|line| signature.texts.iter().all(|text| line.contains(text)));
@@ -128,6 +148,12 @@ pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, ending: Ending, ready:
     };
     let said = last.map(|line| format!("; vLLM said: {}", shortened(line))).unwrap_or_default();
     Failure { message: format!("{what} ({ending}{said})"), permanent: refused }
+}
+
+/// Whether a line of the log says that the engine's core is dead. Only a hint: whoever can write into the log can write
+/// this too.
+pub fn is_core_dead(line: &str) -> bool {
+    line.contains("EngineDeadError") || line.contains("died unexpectedly")
 }
 
 /// The last line that looks like an error, or else the last line that says anything.
@@ -172,6 +198,33 @@ mod tests {
             false,
         );
         assert!(failure.permanent && failure.message.contains("invalid choice"), "{}", failure.message);
+    }
+
+    #[test]
+    fn what_the_rust_frontend_does_not_take_is_permanent_though_its_leader_leaves_with_1() {
+        let missing =
+            "FileNotFoundError: VLLM_RUST_FRONTEND_PATH=auto but the vllm-rs binary was not found at /v/vllm-rs.";
+        let failure = classified(&[missing], Ending::Code(1), false);
+        assert!(failure.permanent && failure.message.contains("engine/setup --frontend"), "{}", failure.message);
+        let lines = [
+            "error: invalid value '{}' for '--args-json <JSON>': ",
+            "The following arguments are not implemented in Rust frontend yet:",
+            "- max_num_queued_reqs",
+            "RuntimeError: Process RustFrontend (PID: 7) died with exit code 2",
+        ];
+        let failure = classified(&lines, Ending::Code(1), false);
+        assert!(failure.permanent && failure.message.contains("engine_frontend"), "{}", failure.message);
+    }
+
+    #[test]
+    fn settings_are_no_failures_whatever_they_are_called() {
+        let lines = [
+            "(EngineCore pid=2) INFO [core.py:1] Initializing a V1 LLM engine (v0.32.0) with config: trust_remote_code=False",
+            "(MainProcess pid=1) ERROR [utils.py:599] RuntimeError: Process RustFrontend (PID: 3) died with exit code -9",
+        ];
+        let failure = classified(&lines, Ending::Code(1), true);
+        assert!(!failure.permanent && failure.message.starts_with("the engine's frontend died"), "{}", failure.message);
+        assert!(failure.message.contains("exit code -9"), "{}", failure.message);
     }
 
     #[test]

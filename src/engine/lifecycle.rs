@@ -28,6 +28,7 @@
 //! | stop | any | Stopped, by SIGTERM where it has been up; a call that sends it to sleep or wakes it is broken off |
 //! | kill | any | Stopped, by SIGKILL |
 //!
+//! A ready engine that gives no sign of life while it has requests is killed as well, and counts as dead.
 //! What does not fall asleep or wake within its time, or says that it cannot, is killed. A death, of that kind or any
 //! other, is made good by a new start where somebody wants it awake; an engine that nobody wants awake becomes Stopped.
 
@@ -47,7 +48,8 @@ use crate::model::plan::Plan;
 
 /// Longest wait between two starts.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
-/// An engine that was ready this long starts with a clean slate.
+/// An engine that was ready this long, or as long as its start took, starts with a clean slate: so it serves at least half
+/// of the time, however often it dies.
 const HEALTHY: Duration = Duration::from_secs(600);
 
 /// Where an engine lives and how patient vllama is with it.
@@ -59,6 +61,8 @@ pub struct Settings {
     pub log: PathBuf,
     /// A start without any output for this long is given up.
     pub start_limit: Duration,
+    /// A ready engine that gives no sign of life for this long while it has requests is wedged; zero = never.
+    pub heartbeat: Duration,
     /// Time from SIGTERM to SIGKILL.
     pub stop_limit: Duration,
     /// Longest time one of the calls may take that send it to sleep or wake it; loading its weights again has
@@ -204,7 +208,8 @@ impl Supervisor {
                     });
                 }
                 (End::Died(failure), ready_for) => {
-                    if ready_for.is_some_and(|duration| duration >= HEALTHY) {
+                    let start_took = self.status.borrow().start_took.unwrap_or(HEALTHY);
+                    if ready_for.is_some_and(|duration| duration >= start_took.min(HEALTHY)) {
                         delay = Duration::ZERO;
                     }
                     tracing::warn!(

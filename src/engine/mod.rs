@@ -8,6 +8,7 @@ pub mod client;
 pub mod command;
 pub mod failure;
 pub mod generation;
+mod heartbeat;
 pub mod lifecycle;
 pub mod log;
 pub mod measure;

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::command::{self, Command};
 use super::failure::{self, Ending, Failure};
 use super::generation::Generation;
+use super::heartbeat::{self, Wedged};
 use super::lifecycle::{Order, Supervisor};
 use super::measure::keep_measuring;
 use super::output;
@@ -39,9 +40,12 @@ pub(super) struct Leader {
 
 /// Why the supervisor stopped watching a generation.
 enum Outcome {
-    Exited(Exit),
+    /// Nobody asked for that.
+    Died(Ending),
     Ordered(Order),
     Hung,
+    /// It does nothing though it has requests.
+    Wedged(Wedged),
     /// It did not fall asleep or wake, for this reason.
     Refused(String),
 }
@@ -108,16 +112,25 @@ impl Supervisor {
                 }
                 End::Asked
             }
-            Outcome::Exited(exit) => {
+            Outcome::Died(ending) => {
                 self.end_stragglers(&leader.session, &mut generation).await;
                 self.drain_lines(&mut leader).await;
-                End::Died(failure::classify(self.log.lines(), ending(exit), ready_at.is_some()))
+                End::Died(failure::classify(self.log.lines(), ending, ready_at.is_some()))
             }
             Outcome::Hung => {
                 let phase = self.status.borrow().startup.as_ref().map_or("", |startup| startup.phase().label());
                 let limit = self.settings.start_limit.as_secs();
                 let message = format!(
                     "the engine said nothing for {limit} s while {phase}; see vllm.log, or allow more with --start-timeout"
+                );
+                End::Died(Failure { message, permanent: false })
+            }
+            Outcome::Wedged(Wedged { silence, requests }) => {
+                let what = if requests == 1 { "a request was" } else { &format!("{requests} requests were") };
+                let seconds = silence.as_secs();
+                let message = format!(
+                    "the engine hung: no step and no token for {seconds} s while {what} running; see vllm.log, or allow \
+                     more with --heartbeat"
                 );
                 End::Died(Failure { message, permanent: false })
             }
@@ -212,6 +225,10 @@ impl Supervisor {
                 }
             };
             tokio::pin!(journey);
+            // On its way and asleep it has no requests but those that send it there, which have limits of their own.
+            let limit = if at == Rest::Awake && way.is_none() { self.settings.heartbeat } else { Duration::ZERO };
+            let heartbeat = heartbeat::watch(client.clone(), limit);
+            tokio::pin!(heartbeat);
             at = loop {
                 tokio::select! {
                     event = self.event(leader) => match event {
@@ -219,7 +236,13 @@ impl Supervisor {
                         Event::Wish if way.is_none() && sleeping::next(at, self.wanted).is_some() => break at,
                         // A journey is made to its end: vLLM cannot turn back either.
                         Event::Wish => {}
-                        Event::Line(line) => self.log_line(&line),
+                        Event::Line(line) => {
+                            self.log_line(&line);
+                            // Its front would take seconds to leave, and refuse every request meanwhile.
+                            if failure::is_core_dead(&line) && is_hollow(client).await {
+                                return Outcome::Died(Ending::Hollow);
+                            }
+                        }
                     },
                     arrived = &mut journey => match arrived {
                         Ok(rest) => break rest,
@@ -228,12 +251,13 @@ impl Supervisor {
                             if !matches!(refused, Refused::Late { .. })
                                 && let Ok(exit) = timeout(DEATH_LIMIT, &mut leader.exit).await
                             {
-                                return Outcome::Exited(exit.unwrap_or(Exit::Code(0)));
+                                return Outcome::Died(ending(exit));
                             }
                             let what = if matches!(way, Some(Way::Wake(_))) { "wake up" } else { "fall asleep" };
                             return Outcome::Refused(format!("the engine did not {what}: {refused}; see vllm.log"));
                         }
                     },
+                    wedged = &mut heartbeat => return Outcome::Wedged(wedged),
                     never = &mut measuring => match never {},
                 }
             };
@@ -262,8 +286,7 @@ impl Supervisor {
     /// What happens next to a generation. Nothing is lost when the future is dropped.
     async fn event(&mut self, leader: &mut Leader) -> Event {
         tokio::select! {
-            // An error means that the reaper is gone, which ends the program anyway.
-            exit = &mut leader.exit => Event::Over(Outcome::Exited(exit.unwrap_or(Exit::Code(0)))),
+            exit = &mut leader.exit => Event::Over(Outcome::Died(ending(exit))),
             order = self.orders.recv() => match order {
                 Some(Order::Start) => {
                     self.wanted = Rest::Awake;
@@ -303,14 +326,22 @@ async fn until_ready(client: Client) -> Option<u64> {
     }
 }
 
+/// Whether the engine's front says that there is nothing behind it.
+async fn is_hollow(client: &Client) -> bool {
+    let health = timeout(DEATH_LIMIT, client.get("/health")).await;
+    // One that has hung up is about to end by itself.
+    matches!(health, Ok(Ok((status, _))) if status.is_server_error())
+}
+
 /// Whether the same attempt will fail the same way.
 fn is_lasting(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | PermissionDenied | InvalidInput)
 }
 
-fn ending(exit: Exit) -> Ending {
-    match exit {
+/// How a leader ended. An error means that the reaper is gone, which ends the program anyway.
+fn ending(exit: Result<Exit, oneshot::error::RecvError>) -> Ending {
+    match exit.unwrap_or(Exit::Code(0)) {
         Exit::Code(code) => Ending::Code(code),
         Exit::Signal(signal) => Ending::Signal(signal),
     }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -35,9 +35,11 @@ pub(super) struct Connection {
 }
 
 /// The head of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub status: StatusCode,
+    /// What the body is, where the engine says so.
+    pub content_type: Option<HeaderValue>,
     pub framing: Framing,
     /// Whether another request may follow.
     pub keeps_alive: bool,
@@ -212,10 +214,8 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<(usize, Head)>> {
     };
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or_else(|| invalid("an answer without a status"))?;
-    let value = |name: &str| {
-        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(found.value).ok().map(str::trim)
-    };
+    let header = |name: &str| response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+    let value = |name: &str| header(name).and_then(|found| std::str::from_utf8(found.value).ok()).map(str::trim);
     let framing = if value("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
         Framing::Chunked(Chunk::Size)
     } else if let Some(length) = value("content-length") {
@@ -227,7 +227,8 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<(usize, Head)>> {
     };
     let closes = value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
     let keeps_alive = response.version == Some(1) && !closes && framing != Framing::UntilClose;
-    Ok(Some((length, Head { status, framing, keeps_alive })))
+    let content_type = header("content-type").and_then(|found| HeaderValue::from_bytes(found.value).ok());
+    Ok(Some((length, Head { status, content_type, framing, keeps_alive })))
 }
 
 fn invalid(what: &str) -> io::Error {
@@ -286,8 +287,10 @@ mod tests {
     #[test]
     fn heads_tell_how_the_body_ends_and_whether_the_connection_stays() {
         let head = |text: &str| parse_head(text.as_bytes()).expect("a head").map(|(_, head)| head);
-        let chunked = head("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n").expect("whole");
+        let chunked = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: Chunked\r\n\r\n";
+        let chunked = head(chunked).expect("whole");
         assert_eq!((chunked.framing, chunked.keeps_alive), (CHUNKED, true));
+        assert_eq!(chunked.content_type, Some(HeaderValue::from_static("text/plain")));
         let length = head("HTTP/1.1 404 Not Found\r\ncontent-length: 7\r\nconnection: close\r\n\r\n").expect("whole");
         assert_eq!((length.framing, length.keeps_alive), (Framing::Length(7), false));
         assert_eq!(length.status, StatusCode::NOT_FOUND);

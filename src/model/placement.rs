@@ -31,7 +31,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::model::plan::{Device, Memory};
+    use crate::model::plan::{Device, Frontend, Memory};
 
     #[test]
     fn an_engine_sees_the_gpus_it_was_given_and_no_others_however_often_it_moves() {
@@ -43,6 +43,7 @@ mod tests {
             gpus: 2,
             flags: Vec::new(),
             environment: Vec::new(),
+            frontend: Frontend::default(),
             left_out: Vec::new(),
             extra_arguments: Vec::new(),
             extra_environment: Vec::new(),

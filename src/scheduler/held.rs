@@ -13,6 +13,7 @@ use super::factory::{Factory, needs};
 use super::figures::{self, Figures};
 use super::keeper::Command;
 use super::retire::Retired;
+use super::suspects::Suspects;
 use crate::engine::{Engine, State, Status};
 use crate::model::Installed;
 use crate::model::plan::{Device, Plan};
@@ -34,6 +35,8 @@ pub(super) struct Held {
     pub retiring: Vec<oneshot::Sender<Retired>>,
     /// [`Retired`] that somebody holds.
     pub guards: usize,
+    /// What its requests have done to it.
+    pub suspects: Arc<Suspects>,
     plan: Plan,
     /// Made at its first start.
     engine: Option<(Engine, watch::Receiver<Status>)>,
@@ -60,6 +63,7 @@ impl Held {
             book: watch::Sender::new(Book::default()),
             retiring: Vec::new(),
             guards: 0,
+            suspects: Arc::default(),
             engine: None,
             used_before: None,
             reported: None,

@@ -61,6 +61,7 @@ pub(super) enum Command {
 /// The scheduler's task.
 pub(super) struct Keeper {
     core: Core,
+    replays: u32,
     factory: Factory,
     figures: Figures,
     commands: mpsc::WeakUnboundedSender<Command>,
@@ -80,6 +81,7 @@ impl Keeper {
     pub(super) fn new(
         factory: Factory,
         rules: Rules,
+        replays: u32,
         figures: Figures,
         commands: mpsc::WeakUnboundedSender<Command>,
         members: watch::Sender<Arc<[Member]>>,
@@ -88,6 +90,7 @@ impl Keeper {
         let look_for_devices = (!factory.devices.are_known()).then(Instant::now);
         Self {
             core: Core::new(rules, factory.devices.budgets()),
+            replays,
             factory,
             figures,
             commands,
@@ -335,6 +338,8 @@ impl Keeper {
             max_model_len: status.borrow().max_model_len.unwrap_or_default(),
             engine: status.clone(),
             served_name: held.served_name.clone(),
+            replays: self.replays,
+            suspects: held.suspects.clone(),
             commands: self.commands.clone(),
         };
         // A client that is gone drops the lease, which then comes back as released.

@@ -1,15 +1,23 @@
 //! The whole contract between scheduler and dialects.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Response;
-use tokio::sync::{mpsc, watch};
+use http::{Response, StatusCode};
+use tokio::sync::{SemaphorePermit, mpsc, watch};
+use tokio::time::timeout;
 
 use super::core::EngineId;
 use super::held::hopeless;
 use super::keeper::Command;
+use super::suspects::Suspects;
 use crate::engine::{Client, EngineBody, EngineGone, State, Status};
+
+/// Longest time from a death until it shows in the engine's status.
+const DEATH_SHOWS: Duration = Duration::from_secs(1);
+/// How long a request that has seen an engine die has the next one, among its like, for itself.
+const TURN: Duration = Duration::from_secs(1);
 
 /// The right to use a ready engine. Dropping it frees the place; keep-alive starts when the last one is dropped.
 #[derive(Debug)]
@@ -18,6 +26,9 @@ pub struct Lease {
     pub(super) engine: watch::Receiver<Status>,
     pub(super) max_model_len: u64,
     pub(super) served_name: Arc<str>,
+    /// Times a request may be asked again after a death.
+    pub(super) replays: u32,
+    pub(super) suspects: Arc<Suspects>,
     /// Weak, so that a forgotten lease does not keep the scheduler's task alive.
     pub(super) commands: mpsc::WeakUnboundedSender<Command>,
 }
@@ -35,27 +46,72 @@ impl Lease {
         &self.served_name
     }
 
-    /// Sends a JSON request to the engine and waits for the head of the answer. Dropping the future, or the body of the
-    /// response, closes the connection, which makes vLLM abort the request (vllm-engine §3.5).
+    /// Sends a JSON request to the engine and waits for the first bytes of its answer. Dropping the future, or the body
+    /// of the response, closes the connection, which makes vLLM abort the request (vllm-engine §3.5).
     ///
-    /// An engine may have died since the lease was given. A request that did not reach it waits for the next generation.
+    /// An engine may die meanwhile. A request that did not reach it waits for the next generation; one that did, and has
+    /// no byte of its answer yet, is asked again there, at most as often as the operator allows (issue 5).
     ///
     /// # Errors
-    /// [`EngineGone`] when the engine died or hung up before the head arrived, or does not come back.
+    /// [`EngineGone`] when the engine hung up without an answer, does not come back, or has died of the request.
     pub async fn post(
         &self,
         path: &'static str,
         body: Bytes,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
+        if self.suspects.knows(path, &body, Instant::now()) {
+            return Err(EngineGone::Poisoned);
+        }
         let mut dead = None;
+        let mut deaths = 0;
+        let mut turn = None;
         loop {
             let (client, generation) = self.client_after(dead).await?;
-            match client.post(path, body.clone(), request_id).await {
-                Err(EngineGone::Unreached) => dead = Some(generation),
-                answer => return answer,
+            let asking = begin(&client, path, body.clone(), request_id);
+            let (answer, own_turn) = in_turn(asking, turn.take()).await;
+            let gone = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(gone) => gone,
+            };
+            dead = Some(generation);
+            if let Gone::Unreached = gone {
+                continue;
             }
+            if !self.has_died(generation).await {
+                return gone.into_answer();
+            }
+            deaths += 1;
+            if deaths > self.replays {
+                if own_turn.is_some() {
+                    tracing::error!(
+                        request_id,
+                        path,
+                        deaths,
+                        "the engine has died of a request, which is refused from now on"
+                    );
+                    self.suspects.convict(path, &body, generation, Instant::now());
+                    return Err(EngineGone::Poisoned);
+                }
+                // It may have been the doing of the one whose turn it was, which is known when that turn is over.
+                turn = self.suspects.turn().await;
+                if !self.suspects.has_convict(generation) {
+                    return gone.into_answer();
+                }
+                deaths -= 1;
+                continue;
+            }
+            tracing::warn!(request_id, path, "the engine died before it answered; the request is asked again");
+            turn = self.suspects.turn().await;
         }
+    }
+
+    /// Whether a generation has died; its death may take a moment to show.
+    async fn has_died(&self, generation: u64) -> bool {
+        let mut engine = self.engine.clone();
+        let is_over = |status: &Status| status.client.is_none() || status.generation != generation;
+        let shown = timeout(DEATH_SHOWS, engine.wait_for(is_over)).await;
+        shown.is_ok_and(|status| status.is_ok())
     }
 
     /// The client of the first generation that is not `dead`, and its number.
@@ -75,11 +131,87 @@ impl Lease {
     }
 }
 
+/// Why an answer has not begun.
+enum Gone {
+    Unreached,
+    HungUp,
+    /// The engine's front still answers, and says that there is nothing behind it.
+    Hollow(Box<Response<EngineBody>>),
+}
+
+impl Gone {
+    /// What whoever asked is told when it is not asked again.
+    fn into_answer(self) -> Result<Response<EngineBody>, EngineGone> {
+        match self {
+            Self::Unreached => Err(EngineGone::Unreached),
+            Self::HungUp => Err(EngineGone::HungUp),
+            Self::Hollow(answer) => Ok(*answer),
+        }
+    }
+}
+
+/// Asks, and waits for the first bytes of the answer.
+async fn begin(
+    client: &Client,
+    path: &'static str,
+    body: Bytes,
+    request_id: &str,
+) -> Result<Response<EngineBody>, Gone> {
+    let asked = async {
+        let mut answer = client.post(path, body, request_id).await?;
+        let status = answer.status();
+        let is_hollow = tells_of_a_death(status, answer.body_mut().begin().await?);
+        Ok((answer, is_hollow))
+    };
+    match asked.await {
+        Ok((answer, false)) => Ok(answer),
+        Ok((answer, true)) => Err(Gone::Hollow(Box::new(answer))),
+        Err(EngineGone::Unreached) => Err(Gone::Unreached),
+        Err(EngineGone::HungUp | EngineGone::Poisoned) => Err(Gone::HungUp),
+    }
+}
+
+/// Asks while it is this request's turn, and goes on when the turn is over: what kills an engine does so at once, and
+/// the others shall not wait for whole answers. Gives the turn back when it was not over at the end.
+async fn in_turn<'a, T>(
+    asking: impl Future<Output = T>,
+    turn: Option<SemaphorePermit<'a>>,
+) -> (T, Option<SemaphorePermit<'a>>) {
+    let Some(turn) = turn else { return (asking.await, None) };
+    tokio::pin!(asking);
+    if let Ok(answer) = timeout(TURN, &mut asking).await {
+        return (answer, Some(turn));
+    }
+    drop(turn);
+    (asking.await, None)
+}
+
+/// Whether an answer is vLLM's way to say that its core is dead (vllm-engine §1.3).
+fn tells_of_a_death(status: StatusCode, begin: &[u8]) -> bool {
+    let may = status == StatusCode::INTERNAL_SERVER_ERROR || begin.starts_with(b"data: {\"error\"");
+    may && memchr::memmem::find(begin, b"EngineCore encountered an issue").is_some()
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(commands) = self.commands.upgrade() {
             // Without a task there is no book to correct.
             let _ = commands.send(Command::Released(self.id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hollow_answer_is_told_from_one_that_only_speaks_of_it() {
+        let dead = br#"{"error":{"message":"EngineCore encountered an issue. See stack trace (above)","code":500}}"#;
+        assert!(tells_of_a_death(StatusCode::INTERNAL_SERVER_ERROR, dead));
+        assert!(tells_of_a_death(StatusCode::OK, &[b"data: ", dead.as_slice()].concat()));
+        let told = br#"{"choices":[{"message":{"content":"EngineCore encountered an issue"}}]}"#;
+        assert!(!tells_of_a_death(StatusCode::OK, told));
+        assert!(!tells_of_a_death(StatusCode::INTERNAL_SERVER_ERROR, br#"{"error":{"message":"no"}}"#));
     }
 }

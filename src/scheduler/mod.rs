@@ -17,6 +17,7 @@ mod lease;
 mod refusal;
 mod retire;
 mod snapshot;
+mod suspects;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub max_wait: Duration,
     /// How long an engine keeps its place from the moment it was ready.
     pub min_residence: Duration,
+    /// Times a request is asked again when its engine died before it had an answer; 0 = never.
+    pub replays: u32,
     /// Main memory that sleeping engines may take, weights and processes, in bytes.
     pub sleeping_memory: u64,
     /// File in which it is remembered what engines needed.
@@ -125,7 +128,7 @@ impl Scheduler {
             sleeping_memory: settings.sleeping_memory,
         };
         let figures = Figures::open(settings.measured);
-        let keeper = Keeper::new(factory, rules, figures, commands.downgrade(), members, changes);
+        let keeper = Keeper::new(factory, rules, settings.replays, figures, commands.downgrade(), members, changes);
         tokio::spawn(keeper.run(receiver));
         Self { commands, members: members_seen, changes: changes_seen, tickets: Arc::default() }
     }

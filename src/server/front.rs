@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use super::patience::Patience;
 use super::record::{Record, Recorded};
 use super::router::{Entry, Found, Intake, Router};
 use super::running::Running;
-use super::{Phase, Settings, body, host, request_id};
+use super::{Phase, Settings, body, encoding, host, request_id};
 use crate::api::{self, Answering, Call, Reply, Upload};
 use crate::telemetry::Facts;
 
@@ -170,18 +170,32 @@ impl Front {
         let asks_first = head.headers.contains_key(EXPECT);
         let has_body = !matches!(head.method, Method::GET | Method::HEAD);
         match entry.intake {
-            Intake::Whole if has_body => match body::read(body, asks_first, body_limit, body_timeout).await {
-                Ok(bytes) => call.body = bytes,
-                Err(refused) => {
-                    let mut reply = (entry.refuse)(refused.status, &refused.text);
-                    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                    return reply;
+            Intake::Whole | Intake::Unpacked if has_body => {
+                match body::read(body, asks_first, body_limit, body_timeout).await {
+                    Ok(bytes) => call.body = bytes,
+                    Err(refused) => {
+                        let mut reply = (entry.refuse)(refused.status, &refused.text);
+                        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        return reply;
+                    }
                 }
-            },
+            }
             Intake::Stream if has_body => {
                 call.upload = Upload::new(Bounded::new(body, upload_limit, body_timeout), asks_first);
             }
-            Intake::Whole | Intake::Stream => {}
+            Intake::Whole | Intake::Unpacked | Intake::Stream => {}
+        }
+        if entry.intake == Intake::Unpacked {
+            match encoding::unpacked(&head.headers, std::mem::take(&mut call.body)).await {
+                Ok(bytes) => call.body = bytes,
+                Err(refused) => {
+                    let mut reply = (entry.refuse)(refused.status, &refused.text);
+                    if refused.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+                        reply.headers_mut().insert(ACCEPT_ENCODING, encoding::TAKEN);
+                    }
+                    return reply;
+                }
+            }
         }
         // A bug met before the handler's future exists must not end the connection either.
         let answering = catch_unwind(AssertUnwindSafe(|| (entry.handler)(call)));

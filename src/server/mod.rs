@@ -6,6 +6,7 @@
 mod body;
 mod bounded;
 mod cors;
+mod encoding;
 mod front;
 mod host;
 mod patience;

@@ -12,7 +12,7 @@ use crate::telemetry::{Health, Queue};
 pub struct Entry {
     /// Methods it answers.
     pub methods: &'static [Method],
-    /// The exact path; a `{…}` at its end stands for any one part.
+    /// The exact path; a `{…}` stands for any one part, a `{*…}` at its end for all the rest.
     pub path: &'static str,
     /// How it takes its body.
     pub intake: Intake,
@@ -27,6 +27,8 @@ pub struct Entry {
 pub enum Intake {
     /// Read completely before the handler is called.
     Whole,
+    /// The same, and unpacked where it is compressed.
+    Unpacked,
     /// Handed to the handler as it comes.
     Stream,
 }
@@ -34,10 +36,14 @@ pub enum Intake {
 impl Entry {
     /// What the path has where the route has its `{…}`; `None` when it is another path.
     pub fn parameter<'a>(&self, path: &'a str) -> Option<&'a str> {
-        match self.path.split_once('{') {
-            None => (self.path == path).then_some(""),
-            Some((start, _)) => path.strip_prefix(start).filter(|rest| !rest.is_empty() && !rest.contains('/')),
-        }
+        let Some((start, (name, end))) =
+            self.path.split_once('{').and_then(|(start, rest)| Some((start, rest.split_once('}')?)))
+        else {
+            return (self.path == path).then_some("");
+        };
+        let found = path.strip_prefix(start)?.strip_suffix(end).filter(|found| !found.is_empty())?;
+        let whole = if name.starts_with('*') { !found.ends_with('/') } else { !found.contains('/') };
+        whole.then_some(found)
     }
 }
 
@@ -63,9 +69,10 @@ const GET: &[Method] = &[Method::GET, Method::HEAD];
 impl Router {
     /// The routes of this version: the native API, OpenAI's, then what operators ask.
     pub fn new(app: Arc<App>) -> Self {
-        let whole = ollama::routes::ROUTES.iter().chain(openai::routes::ROUTES).map(|route| (route, Intake::Whole));
+        let whole = ollama::routes::ROUTES.iter().map(|route| (route, Intake::Whole));
+        let unpacked = openai::routes::ROUTES.iter().map(|route| (route, Intake::Unpacked));
         let streams = ollama::routes::UPLOADS.iter().map(|route| (route, Intake::Stream));
-        let dialects = whole.chain(streams).map(|(route, intake)| {
+        let dialects = whole.chain(unpacked).chain(streams).map(|(route, intake)| {
             let app = app.clone();
             Entry {
                 methods: route.methods,

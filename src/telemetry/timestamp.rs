@@ -6,7 +6,11 @@ const LENGTH: usize = "2026-01-02T03:04:05.123456".len();
 
 /// A moment in UTC as RFC 3339 with microseconds. Six digits, because Python before 3.11 reads no more (ollama-api §13.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timestamp([u8; LENGTH + 6]);
+pub struct Timestamp {
+    text: [u8; LENGTH + 6],
+    /// Seconds since 1970, without their fraction.
+    second: u64,
+}
 
 impl Timestamp {
     /// This moment.
@@ -29,14 +33,24 @@ impl Timestamp {
         digits(&mut text[14..16], seconds / 60 % 60);
         digits(&mut text[17..19], seconds % 60);
         digits(&mut text[20..26], u64::from(since.subsec_micros()));
-        Self(text)
+        Self { text, second: seconds }
+    }
+
+    /// Makes it another moment; within the same second that costs a third of writing it anew.
+    pub fn move_to(&mut self, time: SystemTime) {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if since.as_secs() == self.second {
+            digits(&mut self.text[20..26], u64::from(since.subsec_micros()));
+        } else {
+            *self = Self::of(time);
+        }
     }
 
     /// Ends in `Z`, e.g. `2026-01-02T03:04:05.123456Z`: Ollama's `created_at`.
     #[must_use]
     pub fn zulu(&self) -> [u8; LENGTH + 1] {
         let mut text = [b'Z'; LENGTH + 1];
-        text[..LENGTH].copy_from_slice(&self.0[..LENGTH]);
+        text[..LENGTH].copy_from_slice(&self.text[..LENGTH]);
         text
     }
 
@@ -44,7 +58,7 @@ impl Timestamp {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // Only ASCII was ever written into it.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.text).unwrap_or_default()
     }
 }
 
@@ -99,6 +113,16 @@ mod tests {
         ] {
             let time = UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros);
             assert_eq!(Timestamp::of(time).as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_moved_moment_is_the_same_as_a_new_one() {
+        let mut moved = Timestamp::of(UNIX_EPOCH);
+        for micros in [1, 999_999, 1_000_000, 1_999_999, 86_400_000_000, 5, 0] {
+            let time = UNIX_EPOCH + Duration::from_micros(micros);
+            moved.move_to(time);
+            assert_eq!(moved, Timestamp::of(time));
         }
     }
 

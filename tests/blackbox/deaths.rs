@@ -3,8 +3,8 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::vllama::generate;
-use crate::harness::{Vllama, eventually, processes};
+use crate::harness::vllama::{chat, generate};
+use crate::harness::{Answer, Request, Vllama, eventually, processes};
 
 /// Checks that a stream told its error in its last line.
 fn assert_ends_with_error(lines: &[Value]) {
@@ -43,8 +43,7 @@ async fn an_error_before_the_first_word_has_a_status_of_its_own() {
     ] {
         for stream in [true, false] {
             // A stream of something that is no event stream has no words at all.
-            let answer =
-                vllama.post("/api/chat", &crate::harness::vllama::chat(&format!("FAKE:{fault}"), stream)).await;
+            let answer = vllama.post("/api/chat", &chat(&format!("FAKE:{fault}"), stream)).await;
             assert_eq!(answer.status(), status, "{fault} stream={stream}: {}", answer.text());
             assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"), "{fault}");
             assert!(!answer.error().is_empty(), "{fault}");
@@ -68,26 +67,78 @@ async fn an_engine_that_dies_in_the_middle_of_a_stream_is_started_again() {
     }
 }
 
+/// Asks in both ways, many times at once; gives the tasks of those who wait.
+async fn crowd(vllama: &Vllama, number: usize) -> Vec<tokio::task::JoinHandle<Answer>> {
+    let mut crowd = Vec::new();
+    for asking in 0..number {
+        let request = Request::post("/api/chat", &chat("FAKE:count 3", asking % 2 == 0));
+        let mut exchange = vllama.client.send(&request).await.expect("a request on its way");
+        crowd.push(tokio::spawn(async move { exchange.answer().await.expect("an answer") }));
+    }
+    crowd
+}
+
+async fn assert_all_answered(crowd: Vec<tokio::task::JoinHandle<Answer>>) {
+    for asking in crowd {
+        let answer = asking.await.expect("a task");
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let lines = answer.lines();
+        let text: String = lines.iter().filter_map(|line| line["message"]["content"].as_str()).collect();
+        assert_eq!((text.as_str(), &lines[lines.len() - 1]["done"]), ("1 2 3", &json!(true)));
+    }
+}
+
 #[tokio::test]
-async fn an_engine_that_dies_before_the_first_word_is_a_500() {
-    let vllama = Vllama::with_fake().start().await;
+async fn who_has_no_answer_yet_gets_it_from_the_next_engine() {
+    for name in ["fake-vllm", "VLLM::EngineCor"] {
+        let vllama = Vllama::with_fake().env("FAKE_VLLM_FIRST_TOKEN_MS", "400").start().await;
+        let crowd = crowd(&vllama, 8).await;
+        vllama.engine_runs(8).await;
+        processes::signal(vllama.process(name).pid, Signal::SIGKILL);
+        assert_all_answered(crowd).await;
+        let health = vllama.health().await;
+        assert_eq!((&health["engine"]["generation"], &health["engine"]["restarts"]), (&json!(2), &json!(1)), "{name}");
+        vllama.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_kills_engines_is_found_out_and_takes_nobody_with_it() {
+    let vllama = Vllama::with_fake().env("FAKE_VLLM_FIRST_TOKEN_MS", "200").start().await;
+    let crowd = crowd(&vllama, 6).await;
+    vllama.engine_runs(6).await;
+    let answer = vllama.chat("FAKE:kill9 0").await;
+    assert_eq!(answer.status(), 500, "{}", answer.text());
+    assert!(answer.error().starts_with("the engine died each time it worked on this request"), "{}", answer.error());
+    assert_all_answered(crowd).await;
+    let health = vllama.generation(3).await;
+    assert_eq!(health["engine"]["restarts"], 2);
+    // It is known now, and harms nobody any more.
+    assert_eq!(vllama.chat("FAKE:kill9 0").await.error(), answer.error());
+    assert_eq!(vllama.health().await["engine"]["restarts"], 2);
+    assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3");
+}
+
+#[tokio::test]
+async fn without_replays_an_engine_that_dies_before_the_first_word_is_a_500() {
+    let vllama = Vllama::with_fake().env("VLLAMA_REPLAYS", "0").start().await;
     for (stream, next) in [(true, 2), (false, 3)] {
-        let answer = vllama.post("/api/chat", &crate::harness::vllama::chat("FAKE:exit1 0", stream)).await;
+        let answer = vllama.post("/api/chat", &chat("FAKE:exit1 0", stream)).await;
         assert_eq!(answer.status(), 500, "{}", answer.text());
         assert!(answer.error().contains("unexpectedly stopped"), "{}", answer.error());
-        // What arrives before vllama has noticed the death may fail as well.
         vllama.generation(next).await;
         assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3");
     }
 }
 
 #[tokio::test]
-async fn an_answer_in_one_piece_that_is_broken_off_is_a_500() {
+async fn an_answer_in_one_piece_that_is_broken_off_begins_anew() {
+    // Its first byte is its last.
     let vllama = Vllama::with_fake().start().await;
     for fault in ["kill9 3", "kill-core 3"] {
         let answer = vllama.chat(&format!("FAKE:{fault}")).await;
         assert_eq!(answer.status(), 500, "{fault}: {}", answer.text());
-        assert!(!answer.error().is_empty());
+        assert!(answer.error().contains("died each time"), "{fault}: {}", answer.error());
     }
 }
 
@@ -139,7 +190,7 @@ async fn orphans_are_reaped() {
 #[tokio::test]
 async fn a_request_that_the_engine_hangs_on_can_be_given_up() {
     let vllama = Vllama::with_fake().start().await;
-    let request = crate::harness::Request::post("/api/chat", &crate::harness::vllama::chat("FAKE:hang 2", true));
+    let request = Request::post("/api/chat", &chat("FAKE:hang 2", true));
     let mut exchange = vllama.client.send(&request).await.expect("a request on its way");
     assert_eq!(exchange.head().await.expect("a head").status, 200);
     assert!(exchange.piece().await.expect("a word").is_some());

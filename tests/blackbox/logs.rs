@@ -48,3 +48,17 @@ async fn the_engines_own_log_is_kept_in_a_file() {
     assert!(log.contains("Resolved architecture: LlamaForCausalLM"), "{log}");
     assert!(log.contains("Loading safetensors checkpoint shards"), "standard error is kept too: {log}");
 }
+
+#[tokio::test]
+async fn variables_of_ollama_without_effect_are_told_once_at_the_start() {
+    let vllama =
+        Vllama::with_fake().env("OLLAMA_NUM_PARALLEL", "4").env("OLLAMA_KEEP_ALIVE", "\"5m\"").start_listening().await;
+    let warnings: Vec<String> = vllama
+        .log()
+        .iter()
+        .filter(|line| line["level"] == "WARN")
+        .filter_map(|line| line["message"].as_str().filter(|text| text.contains("OLLAMA_")).map(str::to_owned))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("OLLAMA_NUM_PARALLEL has no effect: vLLM runs"), "{warnings:?}");
+}

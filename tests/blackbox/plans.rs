@@ -46,6 +46,36 @@ async fn the_configuration_file_reaches_the_engine_of_the_model_it_names() {
 }
 
 #[tokio::test]
+async fn the_rust_frontend_is_started_without_what_it_refuses_and_gives_durations_of_our_own() {
+    let vllama = Vllama::with_fake().env("VLLAMA_ENGINE_FRONTEND", "rust").start().await;
+    let environment = std::fs::read(format!("/proc/{}/environ", vllama.process("fake-vllm").pid)).expect("a process");
+    assert!(String::from_utf8_lossy(&environment).contains("VLLM_USE_RUST_FRONTEND=1"));
+    for answer in [vllama.chat("Hello").await, vllama.chat_stream("Hello").await] {
+        assert_eq!(answer.status(), 200);
+        let last = answer.lines().pop().expect("a last line");
+        for duration in ["total_duration", "prompt_eval_duration", "eval_duration"] {
+            assert!(last[duration].as_u64() > Some(0), "{duration}: {last}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_rust_frontend_refuses_is_told_and_not_tried_again() {
+    let vllama = Vllama::with_fake()
+        .env("VLLAMA_ENGINE_FRONTEND", "rust")
+        .env("VLLAMA_ENGINE_ARGS", "--max-num-queued-reqs 7")
+        .start_listening()
+        .await;
+    for _ in 0..2 {
+        let answer = vllama.chat("Hello").await;
+        assert_eq!(answer.status(), 500);
+        let error = answer.error();
+        assert!(error.contains("engine_frontend") && error.contains("does not take an argument"), "{error}");
+    }
+    assert_eq!(vllama.starts(), 1);
+}
+
+#[tokio::test]
 async fn a_mistake_in_the_configuration_file_is_told_with_its_line() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("vllama.toml");

@@ -28,7 +28,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
-    runner.test("the ollama package for Python works as its users expect", ollama_package(&vllama));
+    runner.test("the ollama and openai packages for Python work as their users expect", packages(&vllama, "test_*.py"));
     runner.test("health tells of a ready engine", health(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));
@@ -185,16 +185,18 @@ async fn hang_up(vllama: &Vllama, stream: bool) {
     println!("  free after {} ms, as its metrics tell", gone.elapsed().as_millis());
 }
 
-async fn ollama_package(vllama: &Vllama) {
+/// Runs the tests of `tests/clients` whose files match.
+pub(crate) async fn packages(vllama: &Vllama, files: &str) {
     let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
         println!(
-            "skipped: the ollama package, since VLLAMA_TEST_CLIENTS names no Python that has it; `make test` sets it"
+            "skipped: the ollama and openai packages, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` \
+             sets it"
         );
         return;
     };
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
     let status = std::process::Command::new(python)
-        .args(["-m", "unittest", "discover", "-v", "-s", tests])
+        .args(["-m", "unittest", "discover", "-v", "-s", tests, "-p", files])
         .env("OLLAMA_HOST", vllama.address.to_string())
         .status()
         .unwrap();

@@ -7,17 +7,26 @@ use serde_json::{Value, json};
 
 use crate::answers::leftovers;
 use crate::harness::processes::{self, Process};
-use crate::harness::{Request, Vllama, within};
+use crate::harness::{Exchange, Request, Vllama, within};
 use crate::{Ground, MODEL, Runner};
 
 /// An engine of an earlier generation is gone within this time (the issue's own bound).
 const SWEPT_WITHIN: Duration = Duration::from_secs(15);
 
+/// How long an engine may do nothing though it has requests.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+
 pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("SIGTERM while the engine starts leaves nothing behind", stop_while_starting(ground));
-    let Some(vllama) = runner.test("a second vllama gets ready", ground.start()) else { return };
+    let watched = async {
+        let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state);
+        builder.env("VLLAMA_HEARTBEAT", HEARTBEAT.as_secs().to_string().as_str()).start().await
+    };
+    let Some(vllama) = runner.test("a second vllama gets ready", watched) else { return };
     runner.test("kill -9 of the leader: a new engine serves, nothing is left of the old one", kill_leader(&vllama));
-    runner.test("kill -9 of the engine core: streams end with an error line, a new engine serves", kill_core(&vllama));
+    runner
+        .test("kill -9 of the engine core: streams end with an error line, who waits is answered", kill_core(&vllama));
+    runner.test("an engine core that stands still is found by its heart and replaced", freeze_core(&vllama));
     runner.test("an orderly stop leaves nothing behind", async move {
         vllama.stop().await;
         assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
@@ -54,27 +63,76 @@ async fn kill_leader(vllama: &Vllama) {
 
 async fn kill_core(vllama: &Vllama) {
     let old = engine_pids(vllama);
-    let body = json!({"model": MODEL, "prompt": "Write a long story.", "options": {"num_predict": 3000}});
-    let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
-    exchange.head().await.unwrap();
+    let mut stories = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let story = Story::begin(vllama).await;
+        stories.spawn(story.ends_with_an_error());
+    }
+    // Whoever wants the answer in one piece has nothing of it before its end.
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let options = json!({"num_predict": 60, "temperature": 0});
+        let prompt = format!("Write a long story about the number {number}.");
+        let body = json!({"model": MODEL, "prompt": prompt, "stream": false, "options": options});
+        let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
+        exchange.patience = Duration::from_secs(400);
+        waiting.spawn(async move { exchange.answer().await.unwrap() });
+    }
+    vllama.engine_runs(16).await;
     let core = vllama.process("VLLM::EngineCor").pid;
-    let stream = async {
+    killed(vllama, core, &old, 3).await;
+    while let Some(ended) = stories.join_next().await {
+        ended.unwrap();
+    }
+    while let Some(answer) = waiting.join_next().await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        assert!(answer.json()["eval_count"].as_u64().is_some_and(|count| count > 20), "{}", answer.text());
+    }
+}
+
+/// The core of a wedged engine does nothing any more, but its front answers `/health` as ever.
+async fn freeze_core(vllama: &Vllama) {
+    let old = engine_pids(vllama);
+    let story = Story::begin(vllama).await;
+    let core = vllama.process("VLLM::EngineCor").pid;
+    processes::signal(core, Signal::SIGSTOP);
+    tokio::join!(story.ends_with_an_error(), replaced(vllama, &old, 4, HEARTBEAT * 2));
+}
+
+/// A long answer on its way.
+struct Story(Exchange);
+
+impl Story {
+    async fn begin(vllama: &Vllama) -> Self {
+        let body = json!({"model": MODEL, "prompt": "Write a long story.", "options": {"num_predict": 3000}});
+        let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
+        exchange.patience = HEARTBEAT * 3;
+        exchange.head().await.unwrap();
+        Self(exchange)
+    }
+
+    async fn ends_with_an_error(mut self) {
         let mut text = String::new();
-        while let Ok(Some(piece)) = exchange.piece().await {
+        while let Ok(Some(piece)) = self.0.piece().await {
             text.push_str(&String::from_utf8(piece.bytes).unwrap());
         }
         let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         assert!(last["error"].is_string(), "{last}");
         assert_eq!(last.as_object().unwrap().len(), 1, "{last}");
-    };
-    tokio::join!(stream, killed(vllama, core, &old, 3));
+    }
 }
 
 /// Kills one process and waits until a new generation serves.
 async fn killed(vllama: &Vllama, pid: i32, old: &[i32], generation: u64) {
-    let began = Instant::now();
     processes::signal(pid, Signal::SIGKILL);
-    within(SWEPT_WITHIN, "the old engine is gone", async || {
+    replaced(vllama, old, generation, SWEPT_WITHIN).await;
+}
+
+/// Waits until the old engine is gone and a new generation serves.
+async fn replaced(vllama: &Vllama, old: &[i32], generation: u64, patience: Duration) {
+    let began = Instant::now();
+    within(patience, "the old engine is gone", async || {
         engine_pids(vllama).iter().all(|pid| !old.contains(pid)).then_some(())
     })
     .await;

@@ -16,6 +16,8 @@ mod embeddings;
 mod load;
 mod models;
 mod plans;
+mod prompts;
+mod tools;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -83,11 +85,13 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 5] = [
+    let groups: [(&str, Group); 7] = [
         ("plans", plans::run),
         ("answers", answers::run),
+        ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
+        ("prompts", prompts::run),
         ("deaths", deaths::run),
     ];
     for (name, run) in groups {

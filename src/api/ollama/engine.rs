@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::json::{First, Text};
 
 /// One event of a stream, or a whole answer.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Piece<'a> {
     /// The one answer asked for; none in the last event, which carries the counters.
     #[serde(borrow, default)]
@@ -16,15 +16,16 @@ pub struct Piece<'a> {
     pub usage: Option<Usage>,
     /// Times of the request, where the engine was started with them.
     pub metrics: Option<Metrics>,
-    /// Tokens of the prompt, where asked for; chat says it here.
-    pub prompt_token_ids: Option<Vec<u32>>,
+    /// Tokens of the prompt, where asked for, as a list of numbers; chat says it here.
+    #[serde(borrow)]
+    pub prompt_token_ids: Option<&'a RawValue>,
     /// What went wrong, in any of the engine's shapes.
     #[serde(borrow)]
     pub error: Option<&'a RawValue>,
 }
 
 /// The answer, or a piece of it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Choice<'a> {
     /// New text of a chat; a whole answer calls it `message`.
     #[serde(borrow, default, alias = "message")]
@@ -38,10 +39,12 @@ pub struct Choice<'a> {
     /// Why it ended.
     #[serde(borrow)]
     pub finish_reason: Option<Text<'a>>,
-    /// Tokens of this piece, where asked for.
-    pub token_ids: Option<Vec<u32>>,
+    /// Tokens of this piece, where asked for, as a list of numbers.
+    #[serde(borrow)]
+    pub token_ids: Option<&'a RawValue>,
     /// Tokens of the prompt, where asked for; completions say it here.
-    pub prompt_token_ids: Option<Vec<u32>>,
+    #[serde(borrow)]
+    pub prompt_token_ids: Option<&'a RawValue>,
 }
 
 /// What is new in a chat.

@@ -12,6 +12,28 @@ use crate::scheduler::{EngineGone, LeaseError};
 const TOO_LONG: &str = "the prompt is longer than the context length currently available to the model; shorten the \
     prompt, adjust the context length in settings, or use a model with a longer context length";
 
+/// What the engine says of requests that a model cannot take, and how it is told: what, and what to do.
+const UNSUITABLE: [(&str, &str); 6] = [
+    ("is not a multimodal model", NO_SENSES),
+    ("unsupported multimodal content", NO_SENSES),
+    ("At most 0 ", NO_SENSES),
+    ("\"auto\" tool choice requires", NO_TOOL_PARSER),
+    (TOOLS_DISABLED, NO_TOOL_PARSER),
+    (
+        "default chat template is no longer allowed",
+        "this model has no chat template and only continues text; send the text to /api/generate with `raw`",
+    ),
+];
+
+const NO_SENSES: &str = "this model does not support images or sounds like these: it does not read them; send text only, \
+    or use a model with the capability vision or audio";
+
+const NO_TOOL_PARSER: &str = "this model does not support tools: its engine runs without a parser for tool calls; leave \
+    `tools` out, or use a model with the capability tools";
+
+/// How vLLM's Rust frontend says so, and with a 500.
+const TOOLS_DISABLED: &str = "tool parsing is disabled";
+
 /// Why a native request is not answered. `Display` is the text of `{"error":…}`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -42,6 +64,9 @@ pub enum ApiError {
     /// A model of Ollama's cloud.
     #[error("ollama cloud is disabled: {0}")]
     Cloud(&'static str),
+    /// Something only an account of Ollama's cloud may do; Ollama's words.
+    #[error("{0}")]
+    Unauthorized(&'static str),
     /// Not installed; the name as the route shows it.
     #[error("model '{0}' not found")]
     NotFound(String),
@@ -104,6 +129,9 @@ pub enum ApiError {
     /// `raw` with something that needs a template.
     #[error("raw mode does not support template, system, or context")]
     RawConflict,
+    /// A `template` that is no Go template, or asks for what vllama's do not give (§6.7).
+    #[error("invalid template: {0}")]
+    BadTemplate(String),
     /// Something Ollama does and vllama does not; says what to do instead.
     #[error("{0}")]
     NotSupported(String),
@@ -137,6 +165,9 @@ pub enum ApiError {
          check ollama server logs for details"
     )]
     Gone,
+    /// The engine dies of the request; in words.
+    #[error("{0}")]
+    Poisoned(EngineGone),
 }
 
 /// A [`LeaseError`] with its status; compared by text.
@@ -169,8 +200,11 @@ impl From<LeaseError> for ApiError {
 }
 
 impl From<EngineGone> for ApiError {
-    fn from(_: EngineGone) -> Self {
-        Self::Gone
+    fn from(gone: EngineGone) -> Self {
+        match gone {
+            EngineGone::Unreached | EngineGone::HungUp => Self::Gone,
+            EngineGone::Poisoned => Self::Poisoned(gone),
+        }
     }
 }
 
@@ -193,10 +227,12 @@ impl ApiError {
             Self::Upload(refused) => refused.status,
             Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Cloud(_) => StatusCode::FORBIDDEN,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::BadOption(..)
             | Self::BadFormat(_)
             | Self::Failed(_)
             | Self::Gone
+            | Self::Poisoned(_)
             | Self::Import(_)
             | Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             // What Ollama's registry says comes as 500, also where there is no such model (§14).
@@ -233,8 +269,9 @@ impl ApiError {
             Self::TooLong
         } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             Self::Busy
-        } else if status.is_client_error() {
-            Self::Refused(text.to_owned())
+        } else if status.is_client_error() || text.contains(TOOLS_DISABLED) {
+            let told = UNSUITABLE.iter().find(|(engine, _)| text.contains(engine)).map_or(text, |(_, told)| told);
+            Self::Refused(told.to_owned())
         } else if dead {
             Self::Gone
         } else {
@@ -331,6 +368,7 @@ mod tests {
                 403,
                 "ollama cloud is disabled: remote inference is unavailable",
             ),
+            (ApiError::Unauthorized("unauthorized"), 401, "unauthorized"),
         ] {
             assert_eq!((error.status().as_u16(), error.to_string().as_str()), (status, text));
         }
@@ -351,6 +389,13 @@ mod tests {
             (404, r#"{"detail":"Not Found"}"#, refused("Not Found")),
             (400, r#"{"object":"error","message":"old shape"}"#, refused("old shape")),
             (400, "<html>", refused("the engine gave no reason")),
+            (400, r#"{"error":{"message":"m is not a multimodal model","code":400}}"#, refused(NO_SENSES)),
+            (400, r#"{"error":{"message":"At most 0 audio(s) may be provided in one prompt."}}"#, refused(NO_SENSES)),
+            (
+                500,
+                r#"{"error":{"message":"failed to submit chat request: tool parsing is disabled by frontend configuration","type":"server_error","param":null,"code":"server_error"}}"#,
+                refused(NO_TOOL_PARSER),
+            ),
             (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
             (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
             (

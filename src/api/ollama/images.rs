@@ -33,22 +33,18 @@ pub struct ImageUrl<'a> {
 #[derive(Clone, Debug, Serialize)]
 pub struct Audio<'a> {
     data: Base64<'a>,
-    format: &'static str,
+    format: &'a str,
 }
 
 /// Base64 with a media type; written as a `data:` URL without making a copy first.
 #[derive(Clone, Debug)]
 struct DataUrl<'a> {
-    media_type: &'static str,
+    media_type: &'a str,
     base64: Base64<'a>,
 }
 
 impl Serialize for DataUrl<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Ollama refuses data URLs here; taking them costs nothing.
-        if self.base64.0.starts_with("data:") {
-            return self.base64.serialize(serializer);
-        }
         serializer.collect_str(&format_args!("data:{};base64,{}", self.media_type, self.base64))
     }
 }
@@ -70,23 +66,38 @@ impl Serialize for Base64<'_> {
 }
 
 impl<'a> Part<'a> {
-    /// Wraps what a client sent in `images`, by what its first bytes say it is; what they do not say is called JPEG.
+    /// Its text, if it is text.
     #[must_use]
-    pub fn of(base64: &'a str) -> Self {
+    pub fn text(&self) -> Option<&'a str> {
+        match self {
+            Self::Text { text } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Wraps what a client sent in `images`, by what its first bytes say it is; where they say nothing, by what a
+    /// `data:` URL calls it, else as JPEG. (Ollama refuses such URLs here; taking them costs nothing.)
+    #[must_use]
+    pub fn of(text: &'a str) -> Self {
+        let url = text.strip_prefix("data:").and_then(|rest| rest.split_once(','));
+        let (told, base64) =
+            url.map_or(("", text), |(told, base64)| (told.split(';').next().unwrap_or_default(), base64));
         let head = first_bytes(base64);
         let base64 = Base64(base64);
+        let sound = |format| Self::InputAudio { input_audio: Audio { data: base64.clone(), format } };
         let media_type = match &head {
             [0x89, b'P', b'N', b'G', ..] => "image/png",
+            [0xff, 0xd8, 0xff, ..] => "image/jpeg",
             [b'G', b'I', b'F', b'8', ..] => "image/gif",
             [b'B', b'M', ..] => "image/bmp",
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => "image/webp",
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E'] => {
-                return Self::InputAudio { input_audio: Audio { data: base64, format: "wav" } };
-            }
-            [b'I', b'D', b'3', ..] | [0xff, 0xe2 | 0xe3 | 0xf2 | 0xf3 | 0xfa | 0xfb, ..] => {
-                return Self::InputAudio { input_audio: Audio { data: base64, format: "mp3" } };
-            }
-            _ => "image/jpeg",
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E'] => return sound("wav"),
+            [b'I', b'D', b'3', ..] | [0xff, 0xe2 | 0xe3 | 0xf2 | 0xf3 | 0xfa | 0xfb, ..] => return sound("mp3"),
+            _ => match told.split_once('/') {
+                Some(("image", _)) => told,
+                Some(("audio", format)) => return sound(format),
+                _ => "image/jpeg",
+            },
         };
         Self::ImageUrl { image_url: ImageUrl { url: DataUrl { media_type, base64 } } }
     }
@@ -134,7 +145,16 @@ mod tests {
                 r#"{"type":"input_audio","input_audio":{"data":"UklGRiQAAABXQVZFZm10","format":"wav"}"#,
             ),
             ("R0lGODlhAQABAA==", r#"{"type":"image_url","image_url":{"url":"data:image/gif;base64,R0lG"#),
-            ("data:image/png;base64,iVBO", r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBO"#),
+            ("data:image/png;base64,iVBO", r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBO""#),
+            (
+                "data:image/x;base64,iVBORw0K",
+                r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0K""#,
+            ),
+            ("data:image/avif;base64,AAAA", r#"{"type":"image_url","image_url":{"url":"data:image/avif;base64,AAAA""#),
+            ("data:audio/flac;base64,AAAA", r#"{"type":"input_audio","input_audio":{"data":"AAAA","format":"flac"}"#),
+            ("SUQzBAAAAAAA", r#"{"type":"input_audio","input_audio":{"data":"SUQzBAAAAAAA","format":"mp3"}"#),
+            ("//uQxAAAAAAA", r#"{"type":"input_audio","input_audio":{"data":"//uQxAAAAAAA","format":"mp3"}"#),
+            ("data:", r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,data:"#),
             ("!!", r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,!!"#),
             ("", r#"{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,"#),
         ] {

@@ -168,6 +168,31 @@ pub fn compact_object(text: &str) -> Option<String> {
     Some(compact)
 }
 
+/// Appends the numbers of a list that was set aside unread.
+///
+/// # Errors
+/// When it is no list of numbers.
+pub fn append(list: &serde_json::value::RawValue, numbers: &mut Vec<u32>) -> Result<(), serde_json::Error> {
+    struct Appended<'n>(&'n mut Vec<u32>);
+
+    impl<'de> Visitor<'de> for Appended<'_> {
+        type Value = ();
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of numbers")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+            while let Some(number) = list.next_element()? {
+                self.0.push(number);
+            }
+            Ok(())
+        }
+    }
+
+    serde_json::Deserializer::from_str(list.get()).deserialize_seq(Appended(numbers))
+}
+
 /// A list of which only the first element counts, such as an engine's `choices`; read without allocating.
 #[derive(Debug)]
 pub struct First<T>(pub Option<T>);

@@ -145,7 +145,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::api) mod tests {
     use super::*;
     use crate::model::{Card, Manifest, ModelName};
     use serde_json::{Value, json};

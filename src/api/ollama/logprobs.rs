@@ -1,51 +1,203 @@
-//! Log-probabilities in Ollama's shape (ollama-api §3.2), from the engine's two shapes.
+//! Log-probabilities in Ollama's shape (ollama-api §3.2), from the engine's two shapes. They are written while they are
+//! read, without a list of anything.
 
-use std::collections::HashMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::json::Text;
 
-/// One generated token.
-#[derive(Debug, Serialize)]
-struct Entry<'a> {
-    #[serde(flatten)]
-    token: Token<'a>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    top_logprobs: Vec<Token<'a>>,
-}
+/// Most alternatives a request may ask for (ollama-api §3.2).
+const MOST: usize = 20;
 
-/// A token with its bytes, which must be those of the text beside it.
-#[derive(Debug, Serialize)]
-struct Token<'a> {
-    token: &'a str,
-    logprob: f64,
-    #[serde(skip_serializing_if = "<[u8]>::is_empty")]
-    bytes: &'a [u8],
-}
-
-impl<'a> Token<'a> {
-    fn new(token: &'a str, logprob: f64) -> Self {
-        // The engine counts from −9999 upwards; rounding may put a certain token above 0, which no probability is.
-        Self { token, logprob: logprob.min(0.0), bytes: token.as_bytes() }
+/// Writes the members of a token, whose bytes must be those of the text beside it.
+fn put(out: &mut Vec<u8>, token: &str, logprob: f64) {
+    // Writing strings and numbers into memory does not fail.
+    out.extend_from_slice(br#""token":"#);
+    let _ = serde_json::to_writer(&mut *out, token);
+    out.extend_from_slice(br#","logprob":"#);
+    // The engine counts from −9999 upwards; rounding may put a certain token above 0, which no probability is.
+    let _ = serde_json::to_writer(&mut *out, &logprob.min(0.0));
+    if token.is_empty() {
+        return;
     }
+    out.reserve(br#","bytes":[]"#.len() + 4 * token.len());
+    out.extend_from_slice(br#","bytes":["#);
+    for (place, byte) in token.bytes().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        if byte >= 100 {
+            out.push(b'0' + byte / 100);
+        }
+        if byte >= 10 {
+            out.push(b'0' + byte / 10 % 10);
+        }
+        out.push(b'0' + byte % 10);
+    }
+    out.push(b']');
 }
 
-/// Shape of chats.
+/// An alternative as chats tell it.
 #[derive(Deserialize)]
-struct ChatLogprobs<'a> {
-    #[serde(borrow)]
-    content: Option<Vec<ChatEntry<'a>>>,
-}
-
-#[derive(Deserialize)]
-struct ChatEntry<'a> {
+struct Alternative<'a> {
     #[serde(borrow)]
     token: Text<'a>,
     logprob: f64,
-    #[serde(borrow)]
-    top_logprobs: Option<Vec<ChatEntry<'a>>>,
+}
+
+/// The most likely tokens, the likeliest first; of equal ones the first told.
+struct Top<'a> {
+    tokens: [(Text<'a>, f64); MOST],
+    count: usize,
+}
+
+impl<'a> Top<'a> {
+    fn new() -> Self {
+        Self { tokens: std::array::from_fn(|_| (Text::default(), 0.0)), count: 0 }
+    }
+
+    fn add(&mut self, token: Text<'a>, logprob: f64) {
+        let known = &self.tokens[..self.count];
+        let place = known.iter().position(|(_, other)| logprob.total_cmp(other).is_gt()).unwrap_or(self.count);
+        if place == MOST {
+            return;
+        }
+        self.count = (self.count + 1).min(MOST);
+        self.tokens[place..self.count].rotate_right(1);
+        self.tokens[place] = (token, logprob);
+    }
+}
+
+/// Writes entries behind each other.
+struct Pen<'o, 'a> {
+    out: &'o mut Vec<u8>,
+    /// Most alternatives of each.
+    most: usize,
+    /// Number of entries written.
+    count: usize,
+    /// Alternatives of the entry that is read.
+    top: Top<'a>,
+}
+
+impl Pen<'_, '_> {
+    /// Writes an entry with the alternatives that were read, and forgets them.
+    fn write(&mut self, token: &str, logprob: f64) {
+        if !self.out.is_empty() {
+            self.out.push(b',');
+        }
+        self.out.push(b'{');
+        put(self.out, token, logprob);
+        // The engine adds the chosen token to the list.
+        let told = std::mem::take(&mut self.top.count).min(self.most);
+        for (place, (token, logprob)) in self.top.tokens[..told].iter().enumerate() {
+            self.out.extend_from_slice(if place == 0 { br#","top_logprobs":[{"#.as_slice() } else { b",{" });
+            put(self.out, token, *logprob);
+            self.out.push(b'}');
+        }
+        self.out.extend_from_slice(if told > 0 { b"]}" } else { b"}" });
+        self.count += 1;
+    }
+}
+
+/// Which part of an answer a pen is to read.
+enum Part {
+    /// An object with the list `content`, as chats have it.
+    Chat,
+    /// That list.
+    Entries,
+    /// One of its entries.
+    Entry,
+    /// Alternatives: a list of objects in chats, an object of numbers in completions.
+    Alternatives,
+}
+
+/// Reads a part.
+struct Reader<'p, 'o, 'a> {
+    pen: &'p mut Pen<'o, 'a>,
+    part: Part,
+}
+
+impl<'p, 'o, 'a> Pen<'o, 'a> {
+    fn read(&'p mut self, part: Part) -> Reader<'p, 'o, 'a> {
+        Reader { pen: self, part }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Reader<'_, '_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_, '_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("log-probabilities")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { pen, part } = self;
+        match part {
+            Part::Chat => {
+                let mut found = false;
+                while let Some(key) = map.next_key::<Text<'de>>()? {
+                    if &*key == "content" {
+                        found = true;
+                        map.next_value_seed(pen.read(Part::Entries))?;
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                if found { Ok(()) } else { Err(Error::missing_field("content")) }
+            }
+            Part::Entry => {
+                let (mut token, mut logprob) = (None, None);
+                while let Some(key) = map.next_key::<Text<'de>>()? {
+                    match &*key {
+                        "token" => token = Some(map.next_value::<Text<'de>>()?),
+                        "logprob" => logprob = Some(map.next_value::<f64>()?),
+                        "top_logprobs" => map.next_value_seed(pen.read(Part::Alternatives))?,
+                        _ => _ = map.next_value::<IgnoredAny>()?,
+                    }
+                }
+                let token = token.ok_or_else(|| Error::missing_field("token"))?;
+                pen.write(&token, logprob.ok_or_else(|| Error::missing_field("logprob"))?);
+                Ok(())
+            }
+            Part::Alternatives => {
+                while let Some((token, logprob)) = map.next_entry()? {
+                    pen.top.add(token, logprob);
+                }
+                Ok(())
+            }
+            Part::Entries => Err(Error::custom("an object, not a list")),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let Self { pen, part } = self;
+        match part {
+            Part::Entries => while list.next_element_seed(pen.read(Part::Entry))?.is_some() {},
+            Part::Alternatives => {
+                while let Some(Alternative { token, logprob }) = list.next_element()? {
+                    pen.top.add(token, logprob);
+                }
+            }
+            Part::Chat | Part::Entry => return Err(Error::custom("a list, not an object")),
+        }
+        Ok(())
+    }
+
+    /// `null`: nothing to tell.
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 /// Shape of completions: lists that run side by side.
@@ -54,49 +206,31 @@ struct CompletionLogprobs<'a> {
     #[serde(borrow)]
     tokens: Vec<Text<'a>>,
     token_logprobs: Vec<Option<f64>>,
-    top_logprobs: Option<Vec<Option<HashMap<String, f64>>>>,
+    #[serde(borrow)]
+    top_logprobs: Option<Vec<&'a RawValue>>,
+}
+
+/// Reads a part from text.
+fn read<'a>(text: &'a str, pen: &mut Pen<'_, 'a>, part: Part) -> Result<(), serde_json::Error> {
+    pen.read(part).deserialize(&mut serde_json::Deserializer::from_str(text))
 }
 
 /// Writes the entries, separated by commas and without brackets; how many there were. What is not understood is left
 /// out, since an answer is worth more than its log-probabilities.
 pub fn write(raw: &RawValue, alternatives: u8, out: &mut Vec<u8>) -> usize {
-    let most = usize::from(alternatives);
-    let mut count = 0;
-    let mut put = |entry: &Entry<'_>| {
-        if !out.is_empty() {
-            out.push(b',');
-        }
-        // Writing strings and numbers into memory does not fail.
-        let _ = serde_json::to_writer(&mut *out, entry);
-        count += 1;
-    };
-    if let Ok(chat) = serde_json::from_str::<ChatLogprobs>(raw.get())
-        && let Some(entries) = &chat.content
-    {
-        for entry in entries {
-            let top = entry.top_logprobs.iter().flatten();
-            let top = sorted(top.map(|top| Token::new(&top.token, top.logprob)), most);
-            put(&Entry { token: Token::new(&entry.token, entry.logprob), top_logprobs: top });
-        }
-    } else if let Ok(completion) = serde_json::from_str::<CompletionLogprobs>(raw.get()) {
+    let mut pen = Pen { out, most: usize::from(alternatives), count: 0, top: Top::new() };
+    if read(raw.get(), &mut pen, Part::Chat).is_ok() {
+        return pen.count;
+    }
+    if let Ok(completion) = serde_json::from_str::<CompletionLogprobs>(raw.get()) {
         for (place, (token, logprob)) in completion.tokens.iter().zip(&completion.token_logprobs).enumerate() {
-            let top = completion.top_logprobs.as_ref().and_then(|all| all.get(place)?.as_ref());
-            let top = sorted(top.into_iter().flatten().map(|(token, logprob)| Token::new(token, *logprob)), most);
-            put(&Entry { token: Token::new(token, logprob.unwrap_or_default()), top_logprobs: top });
+            if let Some(top) = completion.top_logprobs.as_ref().and_then(|all| all.get(place)) {
+                let _without_them_if_not_understood = read(top.get(), &mut pen, Part::Alternatives);
+            }
+            pen.write(token, logprob.unwrap_or_default());
         }
     }
-    count
-}
-
-/// The most likely first, and no more than asked for: the engine adds the chosen token to the list.
-fn sorted<'a>(tokens: impl Iterator<Item = Token<'a>>, most: usize) -> Vec<Token<'a>> {
-    if most == 0 {
-        return Vec::new();
-    }
-    let mut tokens: Vec<_> = tokens.collect();
-    tokens.sort_by(|one, other| other.logprob.total_cmp(&one.logprob));
-    tokens.truncate(most);
-    tokens
+    pen.count
 }
 
 #[cfg(test)]

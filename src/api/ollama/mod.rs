@@ -5,15 +5,21 @@
 //! engine answers is turned back line by line ([`response`], [`stream`]). Out: a [`Reply`](super::Reply).
 //! Knows nothing of sockets and processes, and decides nothing about models: the scheduler does.
 
+pub mod asking;
 pub mod blobs;
 pub mod change;
+pub mod cloud;
 pub mod copy;
 pub mod create;
+pub mod debug;
 pub mod delete;
 pub mod embed;
 pub mod engine;
 pub mod error;
+pub mod fit;
 pub mod format;
+pub mod generate;
+pub mod go_template;
 pub mod images;
 pub mod inference;
 pub mod input;
@@ -25,9 +31,11 @@ pub mod messages;
 pub mod names;
 pub mod options;
 pub mod order;
+pub mod pattern;
 pub mod prelude;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod request;
 pub mod response;
 pub mod routes;
@@ -36,9 +44,15 @@ pub mod show;
 pub mod sse;
 pub mod stream;
 pub mod think;
+pub mod thoughts;
 pub mod tool_calls;
+pub mod tools;
 pub mod types;
 pub mod vectors;
+pub mod window;
+
+#[cfg(test)]
+mod replay_tests;
 
 /// The version that `/api/version` reports: a recent release of Ollama whose behaviour this follows. Clients compare it
 /// with the oldest they support, digit by digit (§13.1), so it must be a plain Ollama number; vllama's own version is

@@ -143,30 +143,47 @@ impl Options {
         }
     }
 
-    /// Longest text to embed, in tokens, where the request says one. To a chat it means nothing: the context is the
-    /// engine's own and never reloads it (§13.14).
+    /// `num_ctx`, in tokens, where the request or the model says one: the longest text to embed, and the longest prompt.
+    /// It never reloads the engine (§13.14).
     #[must_use]
     pub fn context_length(&self) -> Option<u64> {
         self.num_ctx.and_then(|length| u64::try_from(length).ok()).filter(|length| *length > 0)
+    }
+
+    /// Lets answers end at these texts, too.
+    pub fn add_stops(&mut self, stops: impl Iterator<Item = &'static str>) {
+        self.stop.get_or_insert_default().extend(stops.map(str::to_owned));
+    }
+
+    /// `num_predict`: most tokens of an answer, where there is a limit.
+    #[must_use]
+    pub fn most_tokens(&self) -> Option<u64> {
+        self.num_predict.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0)
     }
 
     /// What the engine is told. A value comes from the request; else the checkpoint's own default holds, which the
     /// engine applies by itself when it is told nothing; else Ollama's number.
     #[must_use]
     pub fn sampling<'a>(&'a self, checkpoint: &GenerationDefaults, limit: Limit) -> Sampling<'a> {
+        let given = self.given(limit);
+        Sampling {
+            temperature: given.temperature.or(checkpoint.temperature.is_none().then_some(TEMPERATURE)),
+            top_k: given.top_k.or(checkpoint.top_k.is_none().then_some(TOP_K)),
+            top_p: given.top_p.or(checkpoint.top_p.is_none().then_some(TOP_P)),
+            ..given
+        }
+    }
+
+    /// These options in the engine's words, and nothing else.
+    #[must_use]
+    pub fn given(&self, limit: Limit) -> Sampling<'_> {
         let window_off = self.repeat_last_n == Some(0);
         Sampling {
             // The engine refuses what is above 2.
-            temperature: self
-                .temperature
-                .map(|value| value.clamp(0.0, 2.0))
-                .or(checkpoint.temperature.is_none().then_some(TEMPERATURE)),
-            top_k: self
-                .top_k
-                .map(|value| if value <= 0 { -1 } else { value })
-                .or(checkpoint.top_k.is_none().then_some(TOP_K)),
+            temperature: self.temperature.map(|value| value.clamp(0.0, 2.0)),
+            top_k: self.top_k.map(|value| if value <= 0 { -1 } else { value }),
             // The engine wants 0 < top_p ≤ 1. Ollama's 0 means the most likely token only.
-            top_p: self.top_p.map(|value| value.clamp(1e-6, 1.0)).or(checkpoint.top_p.is_none().then_some(TOP_P)),
+            top_p: self.top_p.map(|value| value.clamp(1e-6, 1.0)),
             min_p: self.min_p.map(|value| value.clamp(0.0, 1.0)),
             repetition_penalty: match self.repeat_penalty {
                 _ if window_off => Some(1.0),
@@ -176,27 +193,29 @@ impl Options {
             presence_penalty: self.presence_penalty.map(|value| value.clamp(-2.0, 2.0)),
             frequency_penalty: self.frequency_penalty.map(|value| value.clamp(-2.0, 2.0)),
             seed: self.seed.filter(|seed| *seed >= 0),
-            max_tokens: limit.tokens(self.num_predict),
+            max_tokens: limit.tokens(self.most_tokens()),
             stop: self.stop.as_deref().unwrap_or_default(),
         }
     }
 }
 
-/// How long an answer may become when the request does not say.
+/// How long an answer may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Longest sequence of the engine in tokens. More than this in `max_tokens` is an error there.
     pub max_model_len: u64,
+    /// Most tokens of the answer, where the request's context leaves less.
+    pub answer: Option<u64>,
     /// Whether a limit must be named: completions would stop after 16 tokens without one (vllm-engine §3.2).
     pub always: bool,
 }
 
 impl Limit {
-    fn tokens(self, num_predict: Option<i64>) -> Option<u64> {
-        let wanted = num_predict.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0);
+    fn tokens(self, wanted: Option<u64>) -> Option<u64> {
+        let most = self.answer.unwrap_or(self.max_model_len).min(self.max_model_len);
         match wanted {
-            Some(wanted) => Some(wanted.min(self.max_model_len)),
-            None => self.always.then_some(self.max_model_len),
+            Some(wanted) => Some(wanted.min(most)),
+            None => (self.always || self.answer.is_some()).then_some(most),
         }
     }
 }
@@ -264,7 +283,7 @@ fn strings(value: &Value) -> Result<Vec<String>, &'static str> {
 mod tests {
     use super::*;
 
-    const CHAT: Limit = Limit { max_model_len: 2048, always: false };
+    const CHAT: Limit = Limit { max_model_len: 2048, answer: None, always: false };
 
     fn parsed(json: &str) -> Result<Options, ApiError> {
         let raw = RawValue::from_string(json.to_owned()).expect("the test's JSON");
@@ -337,8 +356,22 @@ mod tests {
 
     #[test]
     fn completions_always_get_a_limit() {
-        let limit = Limit { max_model_len: 2048, always: true };
+        let limit = Limit { max_model_len: 2048, answer: None, always: true };
         assert!(sampling("{}", &GenerationDefaults::default(), limit).contains(r#""max_tokens":2048"#));
+    }
+
+    #[test]
+    fn a_context_may_leave_less_than_was_asked_for() {
+        for (options, answer, told) in [
+            ("{}", Some(28), r#""max_tokens":28"#),
+            (r#"{"num_predict":100}"#, Some(28), r#""max_tokens":28"#),
+            (r#"{"num_predict":5}"#, Some(28), r#""max_tokens":5"#),
+            (r#"{"num_predict":100}"#, None, r#""max_tokens":100"#),
+        ] {
+            let limit = Limit { max_model_len: 2048, answer, always: false };
+            let sampling = sampling(options, &GenerationDefaults::default(), limit);
+            assert!(sampling.contains(told), "{options}: {sampling}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::options::Options;
 use super::types::{CreateRequest, Message};
 use crate::model::digest::Sha256Digest;
 use crate::model::gather::{Files, is_inside};
-use crate::model::{ModelName, Overlay};
+use crate::model::{Card, ModelName, Overlay};
 
 /// Types Ollama quantizes to.
 const QUANTIZATIONS: [&str; 7] = ["F32", "F16", "Q8_0", "Q4_K_S", "Q4_K_M", "Q4_K", "BF16"];
@@ -147,7 +147,7 @@ fn messages(raw: &RawValue) -> Result<Vec<Value>, ApiError> {
         return Err(ApiError::NotSupported(format!("messages: {role:?} is no role; roles are {roles}")));
     }
     // A call that no request could use is refused now and not at every request.
-    super::messages::turns(&turns)?;
+    super::messages::turns(&turns, &Card::default())?;
     read(raw, "messages: expected a list")
 }
 

@@ -5,11 +5,12 @@ use super::error::ApiError;
 use super::json;
 use super::messages::{Turn, turns};
 use super::types::{ChatRequest, GenerateRequest, Message};
-use crate::model::Installed;
+use crate::model::{Card, Installed};
 
 /// A model's own part, kept while the turns that borrow from it are put together.
 pub struct Prelude<'m> {
     system: &'m str,
+    card: &'m Card,
     /// The messages as JSON; empty when there are none, which costs nothing.
     text: String,
 }
@@ -24,7 +25,7 @@ impl<'m> Prelude<'m> {
             // JSON always becomes text.
             messages => serde_json::to_string(messages).unwrap_or_default(),
         };
-        Self { system: &overlay.system, text }
+        Self { system: &overlay.system, card: &model.card, text }
     }
 
     /// Its messages; they were checked when the model was made.
@@ -40,9 +41,32 @@ impl<'m> Prelude<'m> {
     pub fn chat<'a>(&'a self, own: &'a [Message<'a>], request: &'a ChatRequest<'a>) -> Result<Vec<Turn<'a>>, ApiError> {
         let first = request.messages.first();
         let begun = first.is_some_and(|message| message.role.eq_ignore_ascii_case("system"));
+        self.before(own.iter().chain(&request.messages), begun)
+    }
+
+    /// The turns of a conversation after the system prompt, which it has already where it is `begun`.
+    ///
+    /// # Errors
+    /// As [`turns`].
+    pub fn before<'a>(
+        &'a self,
+        messages: impl IntoIterator<Item = &'a Message<'a>>,
+        begun: bool,
+    ) -> Result<Vec<Turn<'a>>, ApiError> {
         let system = if begun { "" } else { self.system };
-        let rest = turns(own.iter().chain(&request.messages))?;
-        Ok(spoken("system", system).into_iter().chain(rest).collect())
+        Ok(spoken("system", system).into_iter().chain(turns(messages, self.card)?).collect())
+    }
+
+    /// The system prompt; empty when there is none.
+    #[must_use]
+    pub fn system(&self) -> &str {
+        self.system
+    }
+
+    /// The system prompt of a generation: the client's, or the model's where it brings none.
+    #[must_use]
+    pub fn system_of<'a>(&'a self, request: &'a GenerateRequest<'a>) -> &'a str {
+        if request.system.is_empty() { self.system } else { &request.system }
     }
 
     /// The turns of a generation: the client's system prompt or the model's, the model's messages unless the client goes
@@ -55,10 +79,10 @@ impl<'m> Prelude<'m> {
         own: &'a [Message<'a>],
         request: &'a GenerateRequest<'a>,
     ) -> Result<Vec<Turn<'a>>, ApiError> {
-        let system = if request.system.is_empty() { self.system } else { &request.system };
+        let system = self.system_of(request);
         let own = if request.context.is_empty() { own } else { &[] };
         let prompt = Turn::new("user", &request.prompt, &request.images);
-        Ok(spoken("system", system).into_iter().chain(turns(own)?).chain([prompt]).collect())
+        Ok(spoken("system", system).into_iter().chain(turns(own, self.card)?).chain([prompt]).collect())
     }
 }
 

@@ -46,6 +46,24 @@ pub struct Common<'a> {
     /// Whether the answer names the tokens of prompt and answer, for `context` (§6.3).
     #[serde(skip_serializing_if = "is_false")]
     pub return_token_ids: bool,
+    /// The prompt's beginning is cut off where it is longer.
+    #[serde(flatten)]
+    pub cut: Option<Cut>,
+}
+
+/// Cuts a prompt to its last tokens. Left to itself the engine cuts at the tokenizer's side, which is mostly the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Cut {
+    truncate_prompt_tokens: u64,
+    truncation_side: &'static str,
+}
+
+impl Cut {
+    /// To at most this many tokens.
+    #[must_use]
+    pub fn to(tokens: u64) -> Self {
+        Self { truncate_prompt_tokens: tokens, truncation_side: "left" }
+    }
 }
 
 /// Log-probabilities a request asks for: with how many alternatives each.
@@ -132,11 +150,24 @@ pub enum Prompt<'a> {
     Tokens(&'a [u32]),
 }
 
+/// What the engine does with special tokens of a completion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Specials {
+    /// `false`: the prompt begins with the token the engine would put before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_special_tokens: Option<bool>,
+    /// `false`: special tokens are told, so that they can be stop texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_special_tokens: Option<bool>,
+}
+
 #[derive(Serialize)]
 struct CompletionBody<'a> {
     #[serde(flatten)]
     common: Common<'a>,
     prompt: Prompt<'a>,
+    #[serde(flatten)]
+    specials: Specials,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_options: Option<StreamOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,25 +176,51 @@ struct CompletionBody<'a> {
 
 /// A request to `/v1/completions`. The sampling in `common` must name a limit.
 #[must_use]
-pub fn completion(common: Common<'_>, prompt: Prompt<'_>, logprobs: Logprobs) -> Bytes {
-    bytes(&CompletionBody { stream_options: stream_options(common.stream), common, prompt, logprobs })
+pub fn completion(common: Common<'_>, prompt: Prompt<'_>, specials: Specials, logprobs: Logprobs) -> Bytes {
+    bytes(&CompletionBody { stream_options: stream_options(common.stream), common, prompt, specials, logprobs })
 }
 
 #[derive(Serialize)]
 struct TokenizeBody<'a> {
     model: &'a str,
     messages: &'a [Turn<'a>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<&'a RawValue>,
     #[serde(flatten)]
     template: TemplateBody,
 }
 
 /// A request to `/tokenize`: the turns through the chat template, as token ids.
 #[must_use]
-pub fn tokenize(model: &str, turns: &[Turn<'_>], thinking: Thinking) -> Bytes {
-    bytes(&TokenizeBody { model, messages: turns, template: TemplateBody::new(turns, thinking) })
+pub fn tokenize(model: &str, turns: &[Turn<'_>], tools: Option<&RawValue>, thinking: Thinking) -> Bytes {
+    bytes(&TokenizeBody { model, messages: turns, tools, template: TemplateBody::new(turns, thinking) })
 }
 
-/// Reads the answer of `/tokenize`.
+/// A request to `/tokenize`: a text, as token ids.
+#[must_use]
+pub fn tokenize_text(model: &str, text: &str, specials: Specials) -> Bytes {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        model: &'a str,
+        prompt: &'a str,
+        #[serde(flatten)]
+        specials: Specials,
+    }
+    bytes(&Body { model, prompt: text, specials })
+}
+
+/// A request to `/detokenize`: token ids, as text.
+#[must_use]
+pub fn detokenize(model: &str, tokens: &[u32]) -> Bytes {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        model: &'a str,
+        tokens: &'a [u32],
+    }
+    bytes(&Body { model, tokens })
+}
+
+/// Reads the token ids in the answer of `/tokenize`.
 ///
 /// # Errors
 /// [`ApiError::Failed`] when it is not understood.
@@ -172,9 +229,36 @@ pub fn tokens(answer: &[u8]) -> Result<Vec<u32>, ApiError> {
     struct Tokens {
         tokens: Vec<u32>,
     }
-    let answer: Tokens = serde_json::from_slice(answer)
-        .map_err(|_| ApiError::Failed("the engine's answer to a tokenize request was not understood".to_owned()))?;
-    Ok(answer.tokens)
+    understood(answer, "tokenize").map(|answer: Tokens| answer.tokens)
+}
+
+/// Reads the number of tokens in the answer of `/tokenize`.
+///
+/// # Errors
+/// As [`tokens`].
+pub fn count(answer: &[u8]) -> Result<u64, ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Count {
+        count: u64,
+    }
+    understood(answer, "tokenize").map(|answer: Count| answer.count)
+}
+
+/// Reads the text in the answer of `/detokenize`.
+///
+/// # Errors
+/// As [`tokens`].
+pub fn text(answer: &[u8]) -> Result<String, ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Detokenized {
+        prompt: String,
+    }
+    understood(answer, "detokenize").map(|answer: Detokenized| answer.prompt)
+}
+
+fn understood<'a, T: serde::Deserialize<'a>>(answer: &'a [u8], route: &str) -> Result<T, ApiError> {
+    serde_json::from_slice(answer)
+        .map_err(|_| ApiError::Failed(format!("the engine's answer to a {route} request was not understood")))
 }
 
 fn bytes<T: Serialize>(body: &T) -> Bytes {
@@ -194,18 +278,18 @@ mod tests {
     use crate::api::ollama::messages::turns;
     use crate::api::ollama::options::{Limit, Options};
     use crate::api::ollama::types::ChatRequest;
-    use crate::model::GenerationDefaults;
+    use crate::model::{Card, GenerationDefaults};
 
     fn common<'a>(options: &'a Options, stream: bool, always: bool) -> Common<'a> {
-        let limit = Limit { max_model_len: 2048, always };
+        let limit = Limit { max_model_len: 2048, answer: None, always };
         let sampling = options.sampling(&GenerationDefaults::default(), limit);
-        Common { model: "m", stream, sampling, response_format: None, return_token_ids: false }
+        Common { model: "m", stream, sampling, response_format: None, return_token_ids: false, cut: None }
     }
 
     fn chat_of(body: &str, thinking: Thinking, logprobs: Logprobs) -> String {
         let request: ChatRequest = json::decode(body).expect("the test's JSON");
         let options = Options::parse(request.options).expect("good options");
-        let turns = turns(&request.messages).expect("a good history");
+        let turns = turns(&request.messages, &Card::default()).expect("a good history");
         let stream = request.stream.unwrap_or(true);
         let bytes = chat(common(&options, stream, false), &turns, request.tools, thinking, logprobs);
         String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8")
@@ -229,8 +313,7 @@ mod tests {
 
     #[test]
     fn thinking_and_logprobs_are_asked_for() {
-        let thinking =
-            Thinking { template: Some(Switch { enable_thinking: true, thinking: true }), effort: Some("low") };
+        let thinking = Thinking { template: Some(Switch::new(true, "")), effort: Some("low") };
         let body = r#"{"model":"x","messages":[{"role":"user","content":"Hi"}]}"#;
         let request = chat_of(body, thinking, Some(3));
         let end = r#""logprobs":true,"top_logprobs":3,"chat_template_kwargs":{"enable_thinking":true,"thinking":true},"reasoning_effort":"low"}"#;
@@ -243,7 +326,7 @@ mod tests {
         for (prompt, field) in
             [(Prompt::Text("a\"b"), r#""prompt":"a\"b""#), (Prompt::Tokens(&[1, 2]), r#""prompt":[1,2]"#)]
         {
-            let bytes = completion(common(&options, false, true), prompt, Some(0));
+            let bytes = completion(common(&options, false, true), prompt, Specials::default(), Some(0));
             let request = String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8");
             let expected = format!(
                 r#"{{"model":"m","stream":false,"temperature":0.8,"top_k":40,"top_p":0.9,"max_tokens":2048,{field},"logprobs":0}}"#
@@ -253,7 +336,21 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_of_tokenize_is_read() {
+    fn a_prompt_is_cut_at_its_beginning_and_special_tokens_are_told() {
+        let options = Options::default();
+        let common = Common { cut: Some(Cut::to(96)), ..common(&options, false, true) };
+        let specials = Specials { add_special_tokens: Some(false), skip_special_tokens: Some(false) };
+        let bytes = completion(common, Prompt::Text("a"), specials, None);
+        let request = String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8");
+        let end = r#""truncate_prompt_tokens":96,"truncation_side":"left","prompt":"a","add_special_tokens":false,"skip_special_tokens":false}"#;
+        assert!(request.ends_with(end), "{request}");
+    }
+
+    #[test]
+    fn the_answers_of_tokenize_and_detokenize_are_read() {
+        assert_eq!(count(br#"{"count":2,"max_model_len":8192,"tokens":[1,9690],"token_strs":null}"#), Ok(2));
+        assert_eq!(text(br#"{"prompt":"<s>Hi"}"#).as_deref(), Ok("<s>Hi"));
+        assert!(count(b"[]").is_err() && text(b"{}").is_err());
         assert_eq!(
             tokens(br#"{"count":2,"max_model_len":8192,"tokens":[1,9690],"token_strs":null}"#),
             Ok(vec![1, 9690])

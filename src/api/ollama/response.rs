@@ -2,17 +2,22 @@
 //!
 //! The way of every token: pieces are parsed without a tree, strings are borrowed, constant parts are copied.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
+use serde_json::value::RawValue;
 
-use super::engine::{Choice, Metrics, Piece, Usage};
+use super::engine::{Metrics, Piece, Usage};
 use super::error::ApiError;
+use super::json;
 use super::logprobs;
+use super::pattern::Pattern;
 use super::request::Logprobs;
+use super::thoughts::{Parts, Splitter};
 use super::tool_calls::{ToolCall, ToolCalls};
 use crate::telemetry::{Facts, Timestamp};
 
@@ -68,12 +73,19 @@ pub struct Translator {
     keep_context: bool,
     /// `{"model":"…","created_at":"`, the same on every line.
     head: Vec<u8>,
+    pattern: Pattern,
+    /// When the last line was written.
+    written: Timestamp,
     clock: Clock,
     facts: Arc<Facts>,
     thought: bool,
     answered: bool,
+    /// For models that mark their thoughts with tags.
+    splitter: Option<Splitter>,
     calls: ToolCalls,
     context: Vec<u32>,
+    /// Log-probabilities of one piece; its room is used again.
+    entries: Vec<u8>,
     finish: Option<&'static str>,
     usage: Usage,
     metrics: Metrics,
@@ -92,8 +104,8 @@ struct Line<'a> {
 /// What a piece of the engine's answer holds for the client.
 #[derive(Default)]
 struct News<'a> {
-    content: &'a str,
-    thinking: &'a str,
+    content: Cow<'a, str>,
+    thinking: Cow<'a, str>,
     logprobs: Vec<u8>,
     /// Whether it shows that the engine is at work.
     begun: bool,
@@ -108,16 +120,26 @@ impl Translator {
             logprobs: asked.logprobs,
             keep_context: asked.context,
             head: head(asked.model),
+            pattern: Pattern::default(),
+            written: Timestamp::now(),
             clock,
             facts,
             thought: false,
             answered: false,
+            splitter: None,
             calls: ToolCalls::default(),
             context: Vec::new(),
+            entries: Vec::new(),
             finish: None,
             usage: Usage::default(),
             metrics: Metrics::default(),
         }
+    }
+
+    /// Looks for the tags of thoughts in what the engine sends.
+    #[must_use]
+    pub fn splitting(self, splitter: Option<Splitter>) -> Self {
+        Self { splitter, ..self }
     }
 
     /// Takes in the data of one event of a stream and writes the lines it gives, which may be none.
@@ -133,22 +155,30 @@ impl Translator {
             self.facts.set_complete();
             return Ok(Progress::Done);
         }
-        let mut piece = understood(data)?;
-        let news = self.take(&mut piece)?;
+        let piece = match self.pattern.read(data) {
+            Some(piece) => piece,
+            None => {
+                let piece = understood(data)?;
+                self.pattern.learn(data, &piece);
+                piece
+            }
+        };
+        let news = self.take(&piece)?;
         let mut logprobs = &*news.logprobs;
         if !news.thinking.is_empty() {
             // They belong to the last line of the piece.
             let logprobs = if news.content.is_empty() { std::mem::take(&mut logprobs) } else { &[] };
-            self.line(out, Line { thinking: news.thinking, logprobs, ..Line::default() }, false);
+            self.line(out, Line { thinking: &news.thinking, logprobs, ..Line::default() }, false);
         }
         if !news.content.is_empty() || !logprobs.is_empty() {
-            self.line(out, Line { content: news.content, logprobs, ..Line::default() }, false);
+            self.line(out, Line { content: &news.content, logprobs, ..Line::default() }, false);
         }
         if self.finish.is_some() {
-            for call in self.calls.take() {
+            for call in self.calls.take(self.finish == Some("length")) {
                 self.line(out, Line { calls: &[call], ..Line::default() }, false);
             }
         }
+        self.entries = news.logprobs;
         Ok(if news.begun { Progress::Begun } else { Progress::Waiting })
     }
 
@@ -157,46 +187,54 @@ impl Translator {
     /// # Errors
     /// As [`Translator::event`].
     pub fn whole(&mut self, answer: &[u8], out: &mut BytesMut) -> Result<(), ApiError> {
-        let mut piece = understood(answer)?;
-        let news = self.take(&mut piece)?;
+        let piece = understood(answer)?;
+        let news = self.take(&piece)?;
         if self.finish.is_none() {
             return Err(ApiError::Failed("the engine gave no answer".to_owned()));
         }
-        let calls = self.calls.take();
-        let line = Line { content: news.content, thinking: news.thinking, calls: &calls, logprobs: &news.logprobs };
+        self.guess_first();
+        let calls = self.calls.take(self.finish == Some("length"));
+        let line = Line { content: &news.content, thinking: &news.thinking, calls: &calls, logprobs: &news.logprobs };
         self.line(out, line, true);
         Ok(())
     }
 
     /// Notes what is for the last line and hands out what is for this one.
-    fn take<'a>(&mut self, piece: &'a mut Piece<'_>) -> Result<News<'a>, ApiError> {
+    fn take<'a>(&mut self, piece: &'a Piece<'_>) -> Result<News<'a>, ApiError> {
         if let Some(usage) = piece.usage {
             self.usage = usage;
             self.metrics = piece.metrics.unwrap_or_default();
             self.facts.set_tokens(usage.prompt_tokens, usage.completion_tokens);
         }
         let mut news = News { begun: piece.usage.is_some(), ..News::default() };
-        let Some(choice) = &mut piece.choices.0 else {
+        let Some(choice) = &piece.choices.0 else {
             return Ok(news);
         };
-        self.collect_context(piece.prompt_token_ids.take().or(choice.prompt_token_ids.take()), choice);
+        self.collect_context(piece.prompt_token_ids.or(choice.prompt_token_ids), choice.token_ids)?;
         if let Some(pieces) = &choice.delta.tool_calls {
             self.calls.add(pieces);
             news.begun |= !pieces.is_empty();
         }
         if let (Some(alternatives), Some(raw)) = (self.logprobs, choice.logprobs) {
+            news.logprobs = std::mem::take(&mut self.entries);
+            news.logprobs.clear();
             logprobs::write(raw, alternatives, &mut news.logprobs);
         }
         if let Some(reason) = &choice.finish_reason {
             self.finish = Some(done_reason(reason)?);
             news.begun = true;
         }
+        let reasoning = choice.delta.reasoning.as_deref().unwrap_or_default();
+        let text = choice.delta.content.as_deref().or(choice.text.as_deref()).unwrap_or_default();
+        let parts = match &mut self.splitter {
+            Some(splitter) => splitter.split(reasoning, text, self.finish.is_some()),
+            None => Parts { thinking: reasoning.into(), content: text.into() },
+        };
         // Reasoning parsers leave the line breaks around their tags; Ollama does not (§6.5).
-        let thinking = choice.delta.reasoning.as_deref().unwrap_or_default();
-        news.thinking = if self.thought { thinking } else { thinking.trim_start() };
+        news.thinking = if self.thought { parts.thinking } else { without_leading_space(parts.thinking) };
         self.thought |= !news.thinking.is_empty();
-        let content = choice.delta.content.as_deref().or(choice.text.as_deref()).unwrap_or_default();
-        news.content = if self.thought && !self.answered { content.trim_start() } else { content };
+        let begins = self.thought && !self.answered;
+        news.content = if begins { without_leading_space(parts.content) } else { parts.content };
         self.answered |= !news.content.is_empty();
         news.begun |= !news.thinking.is_empty() || !news.content.is_empty() || !news.logprobs.is_empty();
         if news.begun && self.clock.first.is_none() {
@@ -205,21 +243,20 @@ impl Translator {
         Ok(news)
     }
 
-    fn collect_context(&mut self, prompt: Option<Vec<u32>>, choice: &Choice<'_>) {
-        if !self.keep_context {
-            return;
+    fn collect_context(&mut self, prompt: Option<&RawValue>, answer: Option<&RawValue>) -> Result<(), ApiError> {
+        if self.keep_context {
+            let prompt = prompt.filter(|_| self.context.is_empty());
+            for list in [prompt, answer].into_iter().flatten() {
+                json::append(list, &mut self.context).map_err(|error| strange(&error))?;
+            }
         }
-        if let Some(prompt) = prompt
-            && self.context.is_empty()
-        {
-            self.context = prompt;
-        }
-        self.context.extend(choice.token_ids.iter().flatten());
+        Ok(())
     }
 
     /// Writes one object and a line break.
     fn line(&mut self, out: &mut BytesMut, line: Line<'_>, done: bool) {
-        begin(out, &self.head);
+        self.written.move_to(SystemTime::now());
+        begin(out, &self.head, &self.written);
         match self.shape {
             Shape::Chat => out.put_slice(br#","message":{"role":"assistant","content":"#),
             Shape::Generate => out.put_slice(br#","response":"#),
@@ -275,6 +312,13 @@ impl Translator {
         }
     }
 
+    /// When the first token of a whole answer may have come, for engines that do not tell: reading the prompt was one of
+    /// their steps, and each further token another.
+    fn guess_first(&mut self) {
+        let steps = u32::try_from(self.usage.completion_tokens).unwrap_or(u32::MAX).max(1);
+        self.clock.first = Some(self.clock.leased + self.clock.leased.elapsed() / steps);
+    }
+
     /// How long the engine read the prompt and wrote the answer: by its own clock, else as seen from here.
     fn durations(&self) -> (Duration, Duration) {
         let first = self.clock.first.unwrap_or_else(Instant::now);
@@ -291,7 +335,7 @@ impl Translator {
 #[must_use]
 pub fn loaded(shape: Shape, model: &str, reason: &'static str) -> Vec<u8> {
     let mut out = BytesMut::with_capacity(160);
-    begin(&mut out, &head(model));
+    begin(&mut out, &head(model), &Timestamp::now());
     out.put_slice(match shape {
         Shape::Chat => br#","message":{"role":"assistant","content":""}"#,
         Shape::Generate => br#","response":"""#.as_slice(),
@@ -308,15 +352,22 @@ fn head(model: &str) -> Vec<u8> {
     head.into()
 }
 
-fn begin(out: &mut BytesMut, head: &[u8]) {
+fn begin(out: &mut BytesMut, head: &[u8], now: &Timestamp) {
     out.put_slice(head);
-    out.put_slice(&Timestamp::now().zulu());
+    out.put_slice(&now.zulu());
     out.put_u8(b'"');
 }
 
 fn string(out: &mut BytesMut, text: &str) {
     // Writing a string into memory does not fail.
     let _ = serde_json::to_writer(out.writer(), text);
+}
+
+fn without_leading_space(text: Cow<'_, str>) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => text.trim_start().into(),
+        Cow::Owned(text) => text.trim_start().to_owned().into(),
+    }
 }
 
 /// Whole nanoseconds, and never 0: clients divide by them, and Ollama leaves zeros out (§7).
@@ -326,15 +377,17 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// Parses a piece, or the error it reports.
 fn understood(data: &[u8]) -> Result<Piece<'_>, ApiError> {
-    let piece: Piece<'_> = serde_json::from_slice(data).map_err(|error| {
-        tracing::error!(%error, "the engine sent an event that vllama does not understand");
-        ApiError::Failed("the engine sent an event that vllama does not understand".to_owned())
-    })?;
+    let piece: Piece<'_> = serde_json::from_slice(data).map_err(|error| strange(&error))?;
     let Some(error) = piece.error else { return Ok(piece) };
     let error: serde_json::Value = super::json::read(error).unwrap_or_default();
     let status = error["code"].as_u64().and_then(|code| u16::try_from(code).ok());
     let status = status.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Err(ApiError::from_engine(status, data))
+}
+
+fn strange(error: &serde_json::Error) -> ApiError {
+    tracing::error!(%error, "the engine sent an event that vllama does not understand");
+    ApiError::Failed("the engine sent an event that vllama does not understand".to_owned())
 }
 
 /// Ollama knows two reasons (§13.33).

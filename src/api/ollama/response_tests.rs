@@ -195,6 +195,21 @@ fn a_whole_answer_is_one_object() {
 }
 
 #[test]
+fn durations_of_a_whole_answer_are_guessed_where_the_engine_tells_none() {
+    let asked = Asked { shape: Shape::Chat, model: "m", logprobs: None, context: false };
+    let leased = Instant::now().checked_sub(Duration::from_secs(8)).expect("the machine has run that long");
+    let clock = Clock { arrived: leased, leased, first: None };
+    let mut translator = Translator::new(&asked, clock, Arc::new(Facts::default()));
+    let answer = r#"{"choices":[{"message":{"content":"a b c d"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
+    let mut out = BytesMut::new();
+    translator.whole(answer.as_bytes(), &mut out).expect("an answer");
+    let answer: Value = serde_json::from_slice(&out).expect("JSON");
+    // Four steps of two seconds: one for the prompt and the first token, three for the others.
+    let seconds = |name: &str| answer[name].as_u64().map(|nanoseconds| nanoseconds / 1_000_000_000);
+    assert_eq!((seconds("prompt_eval_duration"), seconds("eval_duration")), (Some(2), Some(6)), "{answer}");
+}
+
+#[test]
 fn load_and_unload_are_told_without_counters() {
     for (shape, reason, fields) in [
         (Shape::Generate, "load", r#"{"response":"","done":true,"done_reason":"load"}"#),
@@ -246,31 +261,6 @@ fn a_recorded_chat_is_told_in_ollamas_words() {
             .to_owned(),
     );
     assert_eq!(lines, expected);
-}
-
-#[test]
-fn recorded_streams_give_the_same_lines_wherever_they_are_cut() {
-    for (stream, shape, logprobs, context) in [
-        (recorded!("chat-stream"), Shape::Chat, None, false),
-        (recorded!("chat-stream-token-ids"), Shape::Generate, None, true),
-        (recorded!("chat-stream-logprobs"), Shape::Chat, Some(3), false),
-        (recorded!("chat-stream-stop"), Shape::Chat, None, false),
-        (recorded!("completion-stream-token-ids"), Shape::Generate, None, true),
-        (recorded!("completion-stream-logprobs"), Shape::Generate, Some(2), false),
-    ] {
-        let whole = replay(shape, logprobs, context, &[stream]);
-        // Every length of pieces up to a whole event puts a cut at every place of some event.
-        for length in (1..stream.len().min(700)).step_by(3) {
-            let pieces: Vec<&[u8]> = stream.chunks(length).collect();
-            assert_eq!(replay(shape, logprobs, context, &pieces), whole, "cut every {length} bytes");
-        }
-    }
-    let stream = recorded!("chat-stream-stop");
-    let whole = replay(Shape::Chat, None, false, &[stream]);
-    for cut in 0..stream.len() {
-        let (one, two) = stream.split_at(cut);
-        assert_eq!(replay(Shape::Chat, None, false, &[one, two]), whole, "cut at {cut}");
-    }
 }
 
 #[test]

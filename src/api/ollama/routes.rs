@@ -10,7 +10,10 @@ use super::change::blocking;
 use super::error::{self, ApiError};
 use super::names::Wanted;
 use super::types::ShowRequest;
-use super::{JSON, OLLAMA_VERSION, blobs, copy, create, delete, embed, inference, json, listing, pull, show};
+use super::{
+    JSON, OLLAMA_VERSION, blobs, cloud, copy, create, delete, embed, generate, inference, json, listing, pull, push,
+    show,
+};
 use crate::api::{self, Answering, App, Call, Reply, Route};
 use crate::model::safetensors;
 
@@ -25,10 +28,23 @@ pub static ROUTES: &[Route] = &[
     Route { methods: POST, path: "/api/copy", handler: |app, call| later(copy::copy(app, call)), refuse },
     Route { methods: DELETE, path: "/api/delete", handler: |app, call| later(delete::delete(app, call)), refuse },
     Route { methods: POST, path: "/api/pull", handler: |app, call| later(pull::pull(app, call)), refuse },
-    Route { methods: POST, path: "/api/generate", handler: |app, call| later(inference::generate(app, call)), refuse },
+    Route { methods: POST, path: "/api/generate", handler: |app, call| later(generate::generate(app, call)), refuse },
     Route { methods: POST, path: "/api/chat", handler: |app, call| later(inference::chat(app, call)), refuse },
     Route { methods: POST, path: "/api/embed", handler: |app, call| later(embed::embed(app, call)), refuse },
     Route { methods: POST, path: "/api/embeddings", handler: |app, call| later(embed::embeddings(app, call)), refuse },
+    Route { methods: POST, path: "/api/push", handler: |app, call| later(push::push(app, call)), refuse },
+    Route { methods: GET_ONLY, path: "/api/status", handler: |_, _| now(cloud::status()), refuse },
+    Route { methods: POST, path: "/api/me", handler: |app, call| later(cloud::me(app, call)), refuse },
+    Route { methods: POST, path: "/api/signout", handler: |app, call| later(cloud::sign_out(app, call)), refuse },
+    Route {
+        methods: DELETE,
+        path: "/api/user/keys/{key}",
+        handler: |app, call| later(cloud::sign_out(app, call)),
+        refuse,
+    },
+    Route { methods: POST, path: WEB_SEARCH, handler: |app, call| later(cloud::web_search(app, call)), refuse },
+    Route { methods: POST, path: WEB_FETCH, handler: |app, call| later(cloud::web_fetch(app, call)), refuse },
+    Route { methods: GET_ONLY, path: RECOMMENDATIONS, handler: |app, _| now(recommendations(&app)), refuse },
 ];
 
 /// Native routes that take their body as it comes.
@@ -38,6 +54,10 @@ pub static UPLOADS: &[Route] = &[Route {
     handler: |app, call| later(blobs::blob(app, call)),
     refuse,
 }];
+
+const WEB_SEARCH: &str = "/api/experimental/web_search";
+const WEB_FETCH: &str = "/api/experimental/web_fetch";
+const RECOMMENDATIONS: &str = "/api/experimental/model-recommendations";
 
 const HEAD_POST: &[Method] = &[Method::HEAD, Method::POST];
 const GET: &[Method] = &[Method::GET, Method::HEAD];
@@ -79,6 +99,11 @@ fn version() -> Reply {
 fn tags(app: &App) -> Reply {
     let installed = app.store.list();
     api::whole(StatusCode::OK, JSON, listing::tags(installed.iter().map(|model| &**model)))
+}
+
+fn recommendations(app: &App) -> Reply {
+    let installed = app.store.list();
+    cloud::recommendations(installed.iter().map(|model| &**model))
 }
 
 fn running(app: &App) -> Reply {

@@ -8,15 +8,14 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 
 use super::error::ApiError;
-use super::format::Format;
-use super::options::{Limit, Options};
-use super::request::{Common, Endpoint};
+use super::request::{self, Endpoint};
 use super::response::{Asked, Clock, Translator};
 use super::stream::Lines;
+use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
 use crate::api::{self, App, Body, Call, Reply};
 use crate::model::Installed;
-use crate::scheduler::{KeepAlive, Lease};
+use crate::scheduler::{EngineBody, KeepAlive, Lease};
 use crate::telemetry::Facts;
 
 /// A request whose lease is here.
@@ -26,6 +25,17 @@ pub struct Run {
     request_id: Arc<str>,
     facts: Arc<Facts>,
     clock: Clock,
+}
+
+/// Where in an answer thoughts may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thoughts {
+    /// Where the chat template has them; it may have opened them itself.
+    Templated,
+    /// Between tags that the answer writes.
+    Tagged,
+    /// Nowhere: the answer is told as it comes.
+    Nowhere,
 }
 
 /// What the engine is asked, and how its answer is to be told.
@@ -69,25 +79,33 @@ impl Run {
         (nanoseconds(arrived.elapsed()), nanoseconds(leased.saturating_duration_since(arrived)))
     }
 
-    /// The fields that requests to both endpoints have in common.
-    pub fn common<'a>(
-        &'a self,
-        endpoint: Endpoint,
-        stream: bool,
-        options: &'a Options,
-        response_format: Option<Format<'a>>,
-        return_token_ids: bool,
-    ) -> Common<'a> {
-        let always = endpoint == Endpoint::Completions;
-        let limit = Limit { max_model_len: self.lease.max_model_len(), always };
-        let sampling = options.sampling(&self.model.card.generation, limit);
-        Common { model: self.served_name(), stream, sampling, response_format, return_token_ids }
+    /// The model whose lease this is.
+    pub fn model(&self) -> &Installed {
+        &self.model
     }
 
     /// Puts a request for the engine together with the way back.
-    pub fn question(&self, asked: &Asked<'_>, endpoint: Endpoint, stream: bool, body: Bytes) -> Question {
-        let translator = Translator::new(asked, self.clock, self.facts.clone());
+    pub fn question(
+        &self,
+        asked: &Asked<'_>,
+        (endpoint, thoughts): (Endpoint, Thoughts),
+        stream: bool,
+        body: Bytes,
+    ) -> Question {
+        let translator =
+            Translator::new(asked, self.clock, self.facts.clone()).splitting(self.splitter(endpoint, thoughts));
         Question { endpoint, stream, body, translator }
+    }
+
+    /// What looks for thoughts in the answer. The engine reads them in chats only, and only where it has a parser.
+    fn splitter(&self, endpoint: Endpoint, thoughts: Thoughts) -> Option<Splitter> {
+        let tags = self.model.card.thought_tags?;
+        match (thoughts, endpoint) {
+            (Thoughts::Nowhere, _) => None,
+            (Thoughts::Tagged, _) => Some(Splitter::new(false)),
+            (Thoughts::Templated, Endpoint::Chat) => Some(Splitter::new(tags.opened_by_prompt && !tags.read_by_engine)),
+            (Thoughts::Templated, Endpoint::Completions) => Some(Splitter::new(tags.opened_by_prompt)),
+        }
     }
 
     /// Posts and waits for a whole answer.
@@ -101,27 +119,47 @@ impl Run {
         if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
     }
 
-    /// Asks the engine and answers the client.
+    /// The text of these tokens, special ones included.
+    ///
+    /// # Errors
+    /// As [`Run::fetch`].
+    pub async fn text_of(&self, tokens: &[u32]) -> Result<String, ApiError> {
+        let body = request::detokenize(self.served_name(), tokens);
+        request::text(&self.fetch("/detokenize", body).await?)
+    }
+
+    /// Asks the engine and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// What the engine says against the request, or that it is gone.
+    pub async fn open(&self, question: &Question) -> Result<Opened, ApiError> {
+        let answer = self.lease.post(question.endpoint.path(), question.body.clone(), &self.request_id).await?;
+        if answer.status().is_success() {
+            return Ok(Opened(answer));
+        }
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Err(ApiError::from_engine(status, &body))
+    }
+
+    /// Tells the client what the engine answers.
     ///
     /// # Errors
     /// What went wrong before the answer had begun.
-    pub async fn answer(self, question: Question) -> Result<Reply, ApiError> {
-        let Question { endpoint, stream, body, mut translator } = question;
+    pub async fn tell(self, question: Question, Opened(answer): Opened) -> Result<Reply, ApiError> {
+        let Question { stream, mut translator, .. } = question;
         if !stream {
-            let answer = self.fetch(endpoint.path(), body).await?;
+            let answer = answer.into_body().collect().await?.to_bytes();
             let mut out = BytesMut::with_capacity(answer.len());
             translator.whole(&answer, &mut out)?;
             return Ok(api::whole(StatusCode::OK, JSON, out));
         }
-        let answer = self.lease.post(endpoint.path(), body, &self.request_id).await?;
-        let (head, body) = answer.into_parts();
-        if !head.status.is_success() {
-            let body = body.collect().await?.to_bytes();
-            return Err(ApiError::from_engine(head.status, &body));
-        }
-        let lines = Lines::open(body, self.lease, translator).await?;
+        let lines = Lines::open(answer.into_body(), self.lease, translator).await?;
         let mut reply = Reply::new(Body::Stream(Box::pin(lines)));
         reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(NDJSON));
         Ok(reply)
     }
 }
+
+/// An answer of the engine whose head has come and is good.
+pub struct Opened(http::Response<EngineBody>);

@@ -54,14 +54,79 @@ pub struct Thinking {
     pub effort: Option<&'static str>,
 }
 
-/// `chat_template_kwargs`: the two names templates have for the same switch.
+/// `chat_template_kwargs`: the names templates have for the same switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Switch {
-    /// Qwen's name.
+    /// Qwen's name, and that of most.
     pub enable_thinking: bool,
     /// DeepSeek's and Granite's name.
     pub thinking: bool,
+    /// Cohere's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<bool>,
+    /// Seed's way to switch it off: a budget of no tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking_budget: Option<u32>,
 }
+
+impl Switch {
+    /// The switch for a family of models, `""` for most.
+    #[must_use]
+    pub fn new(on: bool, family: &str) -> Self {
+        let reasoning = family.starts_with("cohere").then_some(on);
+        let thinking_budget = (!on && family.starts_with("seed_oss")).then_some(0);
+        Self { enable_thinking: on, thinking: on, reasoning, thinking_budget }
+    }
+}
+
+/// How families take the levels of Ollama, which the engine passes on to their templates as they are.
+struct Efforts {
+    /// Beginnings of the families.
+    families: &'static [&'static str],
+    /// Whether it has the switch as well; the engine refuses it where Mistral's own tokenizer makes the prompt.
+    switch: bool,
+    /// Whether only those do that name efforts in their template.
+    if_template_says: bool,
+    /// `false`, `true`, `"low"`, `"medium"`, `"high"`, `"max"`.
+    levels: [Option<&'static str>; 6],
+}
+
+/// Families that refuse or do not know some of the levels (vLLM 0.32); all others are told what the client said.
+const EFFORTS: &[Efforts] = &[
+    // Cannot be kept from thinking: false is as little as it can (§6.5).
+    Efforts {
+        families: &["gpt_oss"],
+        switch: false,
+        if_template_says: false,
+        levels: [Some("low"), None, Some("low"), Some("medium"), Some("high"), Some("high")],
+    },
+    Efforts {
+        families: &["kimi_k3"],
+        switch: true,
+        if_template_says: false,
+        levels: [None, None, Some("low"), Some("high"), Some("high"), Some("max")],
+    },
+    Efforts {
+        families: &["deepseek_v4"],
+        switch: true,
+        if_template_says: false,
+        levels: [None, None, Some("low"), Some("high"), Some("high"), Some("max")],
+    },
+    // Does not think without an effort.
+    Efforts {
+        families: &["hy_v"],
+        switch: true,
+        if_template_says: false,
+        levels: [None, Some("high"), Some("low"), Some("high"), Some("high"), Some("high")],
+    },
+    // Knows `none` and `high`.
+    Efforts {
+        families: &["mistral", "ministral"],
+        switch: false,
+        if_template_says: true,
+        levels: [Some("none"), Some("high"), Some("high"), Some("high"), Some("high"), Some("high")],
+    },
+];
 
 /// Puts the wish to a model of this card. Models that cannot think are told nothing.
 #[must_use]
@@ -70,21 +135,24 @@ pub fn thinking(think: Option<Think>, card: &Card) -> Thinking {
         return Thinking::default();
     }
     let think = think.unwrap_or(Think::On);
-    let switch = |on| Some(Switch { enable_thinking: on, thinking: on });
-    if card.family == "gpt_oss" {
-        // gpt-oss knows three efforts and cannot be kept from thinking.
-        let effort = match think {
-            Think::Level("max") => Some("high"),
-            Think::Level(level) => Some(level),
-            Think::On | Think::Off => None,
-        };
-        return Thinking { template: None, effort };
-    }
-    match think {
-        Think::On => Thinking { template: switch(true), effort: None },
-        Think::Off => Thinking { template: switch(false), effort: None },
-        Think::Level(level) => Thinking { template: switch(true), effort: Some(level) },
-    }
+    let switch = Switch::new(think.wanted(), &card.family);
+    let family = |efforts: &&Efforts| efforts.families.iter().any(|family| card.family.starts_with(family));
+    let Some(efforts) = EFFORTS.iter().find(family) else {
+        let effort = if let Think::Level(level) = think { Some(level) } else { None };
+        return Thinking { template: Some(switch), effort };
+    };
+    let place = match think {
+        Think::Off => 0,
+        Think::On => 1,
+        Think::Level("low") => 2,
+        Think::Level("medium") => 3,
+        Think::Level("high") => 4,
+        Think::Level(_) => 5,
+    };
+    // Earlier models of Mistral think by their system prompt alone and refuse efforts.
+    let knows = !efforts.if_template_says || card.template_says("reasoning_effort");
+    let effort = efforts.levels[place].filter(|_| knows);
+    Thinking { template: efforts.switch.then_some(switch), effort }
 }
 
 #[cfg(test)]
@@ -114,18 +182,43 @@ mod tests {
             capabilities: vec![Capability::Completion, Capability::Thinking],
             ..Card::default()
         };
-        let on = Some(Switch { enable_thinking: true, thinking: true });
-        let off = Some(Switch { enable_thinking: false, thinking: false });
+        let on = Some(Switch::new(true, ""));
+        let off = Some(Switch::new(false, ""));
+        let none = Some(Switch { thinking_budget: Some(0), ..Switch::new(false, "") });
         for (think, family, template, effort) in [
             (None, "qwen3", on, None),
             (Some(Think::Off), "qwen3", off, None),
             (Some(Think::Level("low")), "qwen3", on, Some("low")),
             (Some(Think::On), "gpt_oss", None, None),
-            (Some(Think::Off), "gpt_oss", None, None),
+            (Some(Think::Off), "gpt_oss", None, Some("low")),
             (Some(Think::Level("max")), "gpt_oss", None, Some("high")),
+            (Some(Think::Level("medium")), "kimi_k3", on, Some("high")),
+            (Some(Think::Level("max")), "deepseek_v41", on, Some("max")),
+            (Some(Think::Off), "deepseek_v4", off, None),
+            (None, "hy_v3", on, Some("high")),
+            (Some(Think::On), "mistral3", None, None),
+            (Some(Think::On), "ministral3", None, None),
+            (Some(Think::Off), "cohere2", Some(Switch { reasoning: Some(false), ..Switch::new(false, "") }), None),
+            (Some(Think::Off), "seed_oss", none, None),
+            (Some(Think::Level("high")), "seed_oss", on, Some("high")),
         ] {
             assert_eq!(thinking(think, &thinker(family)), Thinking { template, effort }, "{think:?} {family}");
         }
         assert_eq!(thinking(Some(Think::Off), &Card::default()), Thinking::default());
+    }
+
+    #[test]
+    fn mistrals_are_told_an_effort_where_their_template_knows_one() {
+        let card = Card {
+            family: "mistral3".to_owned(),
+            capabilities: vec![Capability::Completion, Capability::Thinking],
+            chat_template: Some("[THINK]{{ reasoning_effort }}".to_owned()),
+            ..Card::default()
+        };
+        let effort = |think| thinking(Some(think), &card).effort;
+        assert_eq!(
+            [effort(Think::Off), effort(Think::On), effort(Think::Level("low"))],
+            [Some("none"), Some("high"), Some("high")]
+        );
     }
 }

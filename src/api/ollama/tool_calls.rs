@@ -57,9 +57,11 @@ impl ToolCalls {
         }
     }
 
-    /// Hands out all calls, whole, and forgets them.
-    pub fn take(&mut self) -> Vec<ToolCall> {
-        let growing = std::mem::take(&mut self.growing);
+    /// Hands out all calls, whole, and forgets them. Where the answer was `cut` at its limit, the call that it was cut in
+    /// is left out: half a call must not be run. (vLLM's parsers write `{}` for arguments that have not begun.)
+    pub fn take(&mut self, cut: bool) -> Vec<ToolCall> {
+        let mut growing = std::mem::take(&mut self.growing);
+        growing.pop_if(|last| cut && json::compact_object(&last.arguments).is_none_or(|object| object == "{}"));
         growing.into_iter().enumerate().map(|(index, call)| call.finish(index)).collect()
     }
 }
@@ -111,8 +113,8 @@ mod tests {
             let pieces: Vec<CallPiece> = serde_json::from_str(event).expect("the test's JSON");
             calls.add(&pieces);
         }
-        let whole = serde_json::to_value(calls.take()).expect("calls are JSON");
-        assert!(calls.take().is_empty(), "calls are handed out once");
+        let whole = serde_json::to_value(calls.take(false)).expect("calls are JSON");
+        assert!(calls.take(false).is_empty(), "calls are handed out once");
         whole
     }
 
@@ -145,6 +147,22 @@ mod tests {
             ("[1]", r#"{"arguments":[1]}"#),
         ] {
             assert_eq!(arguments(text).get(), object);
+        }
+    }
+
+    #[test]
+    fn a_call_that_the_limit_has_cut_is_left_out() {
+        let pieces = |arguments: &str| {
+            format!(
+                r#"[{{"index":0,"function":{{"name":"f","arguments":"{{}}"}}}},{{"index":1,"function":{{"name":"g","arguments":{arguments:?}}}}}]"#
+            )
+        };
+        for (arguments, number) in [("", 1), ("{}", 1), ("{\"a\":", 1), ("{\"a\":1}", 2)] {
+            let mut calls = ToolCalls::default();
+            let event = pieces(arguments);
+            let pieces: Vec<CallPiece> = serde_json::from_str(&event).expect("the test's JSON");
+            calls.add(&pieces);
+            assert_eq!(calls.take(true).len(), number, "{arguments}");
         }
     }
 }

@@ -38,6 +38,12 @@ object! {
         pub logprobs: bool,
         /// Number of alternatives with each, 0–20.
         pub top_logprobs: i64,
+        /// Whether a prompt that is too long loses its oldest messages; absent is true.
+        pub truncate: Option<bool>,
+        /// Whether old tokens may go when the context is full; absent is true.
+        pub shift: Option<bool>,
+        /// Whether to tell the prompt instead of answering it (§6.10).
+        pub _debug_render_only: bool,
     }
 }
 
@@ -64,6 +70,12 @@ object! {
         pub logprobs: bool,
         /// Number of alternatives with each, 0–20.
         pub top_logprobs: i64,
+        /// Whether a prompt that is too long loses its oldest messages; absent is true.
+        pub truncate: Option<bool>,
+        /// Whether old tokens may go when the context is full; absent is true.
+        pub shift: Option<bool>,
+        /// Whether to tell the prompt instead of answering it (§6.10).
+        pub _debug_render_only: bool,
     }
 }
 
@@ -214,6 +226,18 @@ object! {
         pub name: Text<'a>,
         /// Whether a name may begin with `http://`.
         pub insecure: bool,
+        /// Whether to stream; absent is true.
+        pub stream: Option<bool>,
+    }
+}
+
+object! {
+    /// `POST /api/push`.
+    pub struct PushRequest<'a> {
+        /// Name of the model.
+        pub model: Text<'a>,
+        /// The same under its old name; some clients send only this one (§13.2).
+        pub name: Text<'a>,
         /// Whether to stream; absent is true.
         pub stream: Option<bool>,
     }

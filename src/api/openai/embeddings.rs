@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use super::error::OpenAiError;
-use super::pass::{Passing, find};
+use super::stream::DIALECT;
 use crate::api::ollama::embed::able;
 use crate::api::ollama::error::ApiError;
+use crate::api::pass::{PassError, Request, find};
 use crate::api::{App, Call, Reply};
 
 /// `POST /v1/embeddings`.
 ///
 /// # Errors
-/// [`OpenAiError`].
-pub async fn embeddings(app: Arc<App>, call: Call) -> Result<Reply, OpenAiError> {
-    let passing = Passing::read(&call)?;
-    let model = find(&app, &call, passing.asked()).map_err(|error| match error {
+/// [`PassError`].
+pub async fn embeddings(app: Arc<App>, mut call: Call) -> Result<Reply, PassError> {
+    let request = Request::read(&mut call)?;
+    let model = find(&app, &call, request.asked()).map_err(|error| match error {
         // The words agents look for on this route (§13.25).
         ApiError::NotFound(name) => ApiError::NotPulled(name),
         error => error,
     })?;
-    able(&model, passing.asked())?;
-    passing.pass(&app, &call, &model, "/v1/embeddings").await
+    able(&model, request.asked())?;
+    request.pass(&app, call, &model, "/v1/embeddings", &DIALECT).await
 }

@@ -59,6 +59,11 @@ pub(super) fn factory(
                 log: logs.join(&name).join("vllm.log"),
                 directory: run.join(name),
                 start_limit: wanted.config.start_limit,
+                heartbeat: wanted
+                    .config
+                    .model_settings(&model.name)
+                    .and_then(|settings| settings.heartbeat)
+                    .map_or(wanted.config.heartbeat, |time| time.0),
                 stop_limit: wanted.config.stop_limit,
                 sleep_limit: Settings::SLEEP_LIMIT,
             };

@@ -32,7 +32,7 @@ impl Wanted {
 type Shown = fn(&Config) -> String;
 
 /// Settings that hold until the next start: whoever depends on them was made from them.
-const FIXED: [(&str, Shown); 10] = [
+const FIXED: [(&str, Shown); 12] = [
     ("host", |config| config.listen.to_string()),
     ("models-dir", |config| config.models.display().to_string()),
     ("base-models-dir", |config| config.base_models.display().to_string()),
@@ -42,11 +42,13 @@ const FIXED: [(&str, Shown); 10] = [
     ("gpu-helper", |config| format!("{:?}", config.gpu_helper)),
     ("memory-budget", |config| format!("{:?}", config.memory_budget)),
     ("max-connections", |config| config.max_connections.to_string()),
+    ("replays", |config| config.replays.to_string()),
+    ("context-length", |config| format!("{:?}", config.context_length)),
     ("log-format", |config| config.json_logs.to_string()),
 ];
 
 /// Settings that hold at once, or from the next start of an engine on.
-const LIVE: [(&str, Shown); 15] = [
+const LIVE: [(&str, Shown); 18] = [
     ("log", |config| config.log.clone()),
     ("origins", |config| config.origins.join(",")),
     ("max-queue", |config| config.max_queue.to_string()),
@@ -60,7 +62,10 @@ const LIVE: [(&str, Shown); 15] = [
     ("drain", |config| format!("{:?}", config.drain)),
     ("start-timeout", |config| format!("{:?}", config.start_limit)),
     ("stop-timeout", |config| format!("{:?}", config.stop_limit)),
-    ("engine-args, cpu-cache", |config| format!("{:?} {:?}", config.engine_arguments, config.cpu_cache_gib)),
+    ("heartbeat", |config| format!("{:?}", config.heartbeat)),
+    ("engine-args", |config| format!("{:?}", config.engine_arguments)),
+    ("engine-frontend", |config| format!("{:?}", config.engine_frontend)),
+    ("cpu-cache", |config| format!("{:?}", config.cpu_cache_gib)),
     ("models", |config| format!("{:?}", config.settings_by_model)),
 ];
 
@@ -118,5 +123,20 @@ fn read_again() -> Result<Wanted, String> {
         // The command line was one for `serve` at the start.
         Ok(_) => Err("the command line has changed".to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_is_known_to_change_or_not_to() {
+        // The file itself is named by `config`, and `models` is no flag.
+        let known: BTreeSet<_> = FIXED.iter().chain(&LIVE).map(|(name, _)| *name).chain(["config"]).collect();
+        let all: BTreeSet<_> = config::SETTINGS.iter().map(|setting| setting.flag).chain(["models"]).collect();
+        assert_eq!(known, all);
     }
 }

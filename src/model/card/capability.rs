@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Card, Format};
+use super::Card;
+use crate::model::fill_in;
 use crate::model::parsers::{self, Verdict};
 
 /// What a model can be asked to do, in the words of Ollama's `/api/show` (§4.3).
@@ -40,9 +41,6 @@ impl Capability {
         }
     }
 }
-
-/// Tokens of models that fill in the middle.
-const FILL_IN: [&str; 5] = ["<|fim_prefix|>", "<fim_prefix>", "<PRE>", "[PREFIX]", "<｜fim▁begin｜>"];
 
 /// What a configuration alone tells: the senses beside text.
 pub(super) fn senses(config: &Value, architecture: &str) -> Vec<Capability> {
@@ -82,20 +80,18 @@ pub(super) fn of(card: &Card) -> Vec<Capability> {
         return vec![Capability::Embedding];
     }
     let sense = |capability| card.can(capability);
-    let has = |token: &&str| card.tokens.as_ref().is_some_and(|tokens| tokens.contains(*token));
     let thinks = card.family == "gpt_oss"
         || matches!(parsers::reasoning(card), Verdict::Chosen { .. })
         || ["enable_thinking", "thinking", "<think>", "</think>", "reasoning_effort"]
             .iter()
             .any(|word| card.template_says(word));
     let tools = matches!(parsers::tool(card), Verdict::Chosen { .. });
-    let fills_in = card.format == Format::HuggingFace && FILL_IN.iter().any(has);
     let checks = [
         (true, Capability::Completion),
         (sense(Capability::Vision), Capability::Vision),
         (sense(Capability::Audio), Capability::Audio),
         (tools, Capability::Tools),
-        (fills_in, Capability::Insert),
+        (fill_in::of(card).is_some(), Capability::Insert),
         (thinks, Capability::Thinking),
     ];
     checks.into_iter().filter_map(|(found, capability)| found.then_some(capability)).collect()

@@ -8,6 +8,7 @@ mod config;
 mod files;
 mod pooling;
 mod quantization;
+pub mod thoughts;
 mod tokenizer;
 pub(super) mod weights;
 
@@ -21,6 +22,7 @@ pub use attention::{Attention, Window};
 pub use capability::Capability;
 pub use pooling::Pooling;
 pub use quantization::Quantization;
+pub use thoughts::ThoughtTags;
 pub use weights::Weights;
 
 use config::Config;
@@ -115,6 +117,8 @@ pub struct Card {
     pub generation: GenerationDefaults,
     /// What it can do, in the order Ollama lists it.
     pub capabilities: Vec<Capability>,
+    /// How it marks its thoughts, where it does so with tags in the text.
+    pub thought_tags: Option<ThoughtTags>,
 }
 
 /// Why a directory is no checkpoint vllama can serve.
@@ -188,6 +192,7 @@ impl Card {
         card.pooling = pooling::read(directory)?;
         tokenizer::read(directory, &mut card)?;
         card.capabilities = capability::of(&card);
+        card.thought_tags = thoughts::tags(&card);
         Ok(card)
     }
 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::adapter::room;
 use super::fit::Fit;
-use super::{Checkpoint, Choice, Device, Hardware, Wishes};
+use super::frontend::SWITCH;
+use super::{Checkpoint, Choice, Device, Frontend, Hardware, Wishes};
 use crate::model::card::Format;
 use crate::model::parsers::{self, Verdict};
 use crate::model::{Capability, Card};
@@ -82,6 +83,7 @@ pub(super) struct Case<'a> {
     pub wishes: &'a Wishes,
     pub concurrency: usize,
     pub speculates: bool,
+    pub frontend: Frontend,
 }
 
 /// What was chosen, and what was left out.
@@ -110,9 +112,7 @@ pub(super) fn choose(case: &Case<'_>) -> Chosen {
     let embeds = case.checkpoint.card.is_pooling();
     length(case, embeds, &mut chosen);
     chosen.flag("--enable-prompt-tokens-details", "tells how much of a prompt came from the cache");
-    chosen.flag("--enable-per-request-metrics", "exact prefill and decode times for Ollama's durations");
-    chosen.flag("--disable-uvicorn-access-log", "vllama logs the requests");
-    chosen.flag("--disable-fastapi-docs", "nobody reads them on a private socket");
+    frontend(case.frontend, &mut chosen);
     chosen.with("--shutdown-timeout", 0, "vllama drains requests itself before it stops an engine");
     if embeds {
         runner(case.checkpoint.card, &mut chosen);
@@ -138,6 +138,21 @@ pub(super) fn choose(case: &Case<'_>) -> Chosen {
     adapters(case, &mut chosen);
     trust(case, &mut chosen);
     chosen
+}
+
+/// What only the frontend in Python takes; the other one does not start with the first and the last, and logs no requests.
+fn frontend(frontend: Frontend, chosen: &mut Chosen) {
+    match frontend {
+        Frontend::Python => {
+            chosen.flag("--enable-per-request-metrics", "exact prefill and decode times for Ollama's durations");
+            chosen.flag("--disable-uvicorn-access-log", "vllama logs the requests");
+            chosen.flag("--disable-fastapi-docs", "nobody reads them on a private socket");
+        }
+        Frontend::Rust => chosen.without(
+            "--enable-per-request-metrics",
+            "the Rust frontend does not tell times; Ollama's durations are as vllama sees them",
+        ),
+    }
 }
 
 fn length(case: &Case<'_>, embeds: bool, chosen: &mut Chosen) {
@@ -212,6 +227,9 @@ fn conversation(case: &Case<'_>, chosen: &mut Chosen) {
             chosen.flag("--enable-auto-tool-choice", "the model decides when to call a tool");
             chosen.with("--tool-call-parser", parser, reason);
         }
+        Parser::None { .. } if case.frontend == Frontend::Rust => {
+            chosen.with("--tool-call-parser", "none", "left alone, the Rust frontend chooses one by the model's name");
+        }
         Parser::None { reason } => chosen.without("--tool-call-parser", reason),
     }
     match wished(case.wishes.reasoning_parser.as_deref(), parsers::reasoning(card)) {
@@ -236,12 +254,13 @@ fn conversation(case: &Case<'_>, chosen: &mut Chosen) {
 }
 
 /// A parser as decided or as wished.
-enum Parser {
+pub(super) enum Parser {
     Some { parser: String, reason: Cow<'static, str> },
     None { reason: Cow<'static, str> },
 }
 
-fn wished(wish: Option<&str>, verdict: Verdict) -> Parser {
+/// What the configuration says, else what was found out.
+pub(super) fn wished(wish: Option<&str>, verdict: Verdict) -> Parser {
     let theirs = Cow::Borrowed("as the configuration says");
     match (wish, verdict) {
         (Some("none"), _) => Parser::None { reason: theirs },
@@ -284,7 +303,7 @@ fn trust(case: &Case<'_>, chosen: &mut Chosen) {
     }
 }
 
-pub(super) fn environment(device: Device, fit: &Fit) -> Vec<Choice> {
+pub(super) fn environment(device: Device, fit: &Fit, frontend: Frontend) -> Vec<Choice> {
     let with = |name, value: &str, reason: &'static str| Choice {
         name,
         value: Some(value.to_owned()),
@@ -304,6 +323,9 @@ pub(super) fn environment(device: Device, fit: &Fit) -> Vec<Choice> {
         with("SPT_NOENV", "1", "process titles leave the environment alone, by which stray processes are found"),
         with("PYTHONUNBUFFERED", "1", "the log is read as it is written"),
     ];
+    if frontend == Frontend::Rust {
+        environment.push(with(SWITCH, "1", "the configuration asks for the Rust frontend"));
+    }
     match device {
         Device::Cpu => {
             let reason = "without it the first request for logprobs compiles for 20 s";

@@ -3,6 +3,7 @@
 mod adapter;
 mod fit;
 mod flags;
+mod frontend;
 mod hardware;
 mod memory;
 mod text;
@@ -15,6 +16,7 @@ use super::{Card, Installed};
 use fit::{Fit, Load};
 
 pub use adapter::Adapter;
+pub use frontend::{Frontend, FrontendWish, NoFrontend};
 pub use hardware::{Gpu, Hardware};
 pub use memory::{Memory, cache_bytes, cache_bytes_per_token, cache_tokens, gibibytes};
 pub use wishes::Wishes;
@@ -82,6 +84,8 @@ pub struct Plan {
     pub device: Device,
     /// GPUs it takes; 0 on the CPU.
     pub gpus: usize,
+    /// The program that answers its requests.
+    pub frontend: Frontend,
     /// Flags, in the order they are given.
     pub flags: Vec<Choice>,
     /// Environment variables that belong to the plan; the same at every start, for vLLM's compile cache.
@@ -131,7 +135,8 @@ impl Plan {
         };
         let fit = fit::fit(&load, device, hardware, wishes);
         let concurrency = concurrency(&fit, device, hardware, wishes);
-        let flags::Chosen { flags, left_out } = flags::choose(&flags::Case {
+        let (frontend, unmet) = frontend::choose(card, wishes);
+        let flags::Chosen { flags, mut left_out } = flags::choose(&flags::Case {
             checkpoint,
             device,
             numbers: &numbers,
@@ -139,7 +144,9 @@ impl Plan {
             wishes,
             concurrency,
             speculates,
+            frontend,
         });
+        left_out.extend(unmet);
         Self {
             checkpoint: checkpoint.directory.to_owned(),
             served_name: checkpoint.name.to_owned(),
@@ -150,8 +157,9 @@ impl Plan {
             },
             device,
             gpus: usize::try_from(fit.gpus).unwrap_or(usize::MAX),
+            frontend,
             flags,
-            environment: flags::environment(device, &fit),
+            environment: flags::environment(device, &fit, frontend),
             left_out,
             extra_arguments: wishes.extra_arguments.clone(),
             extra_environment: wishes.extra_environment.clone(),

@@ -100,6 +100,54 @@ fn an_engine_on_a_gpu_can_sleep() {
     assert_eq!(value(&plan, "VLLM_SERVER_DEV_MODE"), None);
 }
 
+/// One for which the configuration asks for the Rust frontend.
+fn rusty() -> Wishes {
+    Wishes { frontend: FrontendWish::Rust, ..Wishes::default() }
+}
+
+#[test]
+fn the_rust_frontend_is_taken_when_asked_for_and_spared_what_it_refuses() {
+    for frontend in [FrontendWish::Auto, FrontendWish::Python] {
+        let plan = on(&writer(), &hardware(), &Wishes { frontend, ..Wishes::default() }, &[]);
+        assert_eq!((plan.frontend, value(&plan, "VLLM_USE_RUST_FRONTEND")), (Frontend::Python, None));
+    }
+    let plan = on(&writer(), &hardware(), &rusty(), &[]);
+    assert_eq!(plan.frontend, Frontend::Rust);
+    assert_eq!(value(&plan, "VLLM_USE_RUST_FRONTEND").as_deref(), Some("1"));
+    assert_eq!(value(&plan, "--tool-call-parser").as_deref(), Some("none"), "or it would choose one by itself");
+    for refused in ["--enable-per-request-metrics", "--disable-uvicorn-access-log", "--disable-fastapi-docs"] {
+        assert!(!plan.flags.iter().any(|choice| choice.name == refused), "{refused}");
+    }
+    assert!(plan.left_out.iter().any(|choice| choice.name == "--enable-per-request-metrics"));
+}
+
+#[test]
+fn models_that_the_rust_frontend_cannot_serve_as_well_keep_the_other_one() {
+    let card = |capability| Card { capabilities: vec![Capability::Completion, capability], ..Card::default() };
+    let parser = |tool: Option<&str>, reasoning: Option<&str>| Wishes {
+        tool_parser: tool.map(str::to_owned),
+        reasoning_parser: reasoning.map(str::to_owned),
+        ..rusty()
+    };
+    let mistral = Card { format: crate::model::card::Format::Mistral, ..writer() };
+    for (card, wishes, reason) in [
+        (card(Capability::Embedding), rusty(), "embeddings"),
+        (card(Capability::Vision), rusty(), "images"),
+        (mistral, rusty(), "Mistral"),
+        (writer(), Wishes { trust_remote_code: true, ..rusty() }, "Python code"),
+        (writer(), parser(Some("pythonic"), None), "no tool parser pythonic"),
+        (writer(), parser(None, Some("granite")), "no reasoning parser granite"),
+        (writer(), parser(None, Some("none")), "thoughts"),
+    ] {
+        let plan = on(&card, &hardware(), &wishes, &[]);
+        assert_eq!((plan.frontend, value(&plan, "VLLM_USE_RUST_FRONTEND")), (Frontend::Python, None), "{reason}");
+        let told = plan.left_out.iter().find(|choice| choice.name == "VLLM_USE_RUST_FRONTEND").expect(reason);
+        assert!(told.reason.contains(reason), "{}", told.reason);
+    }
+    let plan = on(&writer(), &hardware(), &parser(Some("hermes"), Some("qwen3")), &[]);
+    assert_eq!((plan.frontend, value(&plan, "--tool-call-parser").as_deref()), (Frontend::Rust, Some("hermes")));
+}
+
 #[test]
 fn a_base_model_gets_a_template_that_its_tokenizer_knows() {
     let template = |tokens: &[&str]| {

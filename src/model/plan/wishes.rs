@@ -1,5 +1,7 @@
 //! What the operator asked for, beyond the defaults.
 
+use super::FrontendWish;
+
 /// What the operator asked for, beyond the defaults; for one model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -21,6 +23,8 @@ pub struct Wishes {
     pub tool_parser: Option<String>,
     /// vLLM's parser for thoughts, or `none`; `None` = chosen.
     pub reasoning_parser: Option<String>,
+    /// Which program answers the engine's requests.
+    pub frontend: FrontendWish,
     /// Whether Python code that comes with the checkpoint may run.
     pub trust_remote_code: bool,
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::layer::{Entry, Layer, read_entry};
 use super::lock::try_flock;
 use super::{Base, Inner};
+use crate::model::parser_choice::ParserChoices;
 
 /// What a look at a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,8 +42,8 @@ impl Inspection {
         let entries = manifests.iter().cloned().chain(areas.iter().cloned()).chain(inside.map(|entry| entry.path()));
         found.foreign =
             entries.filter(|path| fs::symlink_metadata(path).is_ok_and(|facts| facts.uid() != owner)).collect();
-        let base = (base.is_dir() && base != root).then(|| Base::read(base)).transpose()?;
-        let inner = Inner::new(layer, base);
+        let base = (base.is_dir() && base != root).then(|| Base::read(base, ParserChoices::default())).transpose()?;
+        let inner = Inner::new(layer, base, ParserChoices::default());
         for file in manifests {
             match whole(&inner, &file) {
                 Ok(true) => found.models += 1,

@@ -36,7 +36,7 @@ pub use lock::NameLock;
 pub use staging::Staging;
 
 use super::digest::Sha256Digest;
-use super::{Installed, Manifest, ModelName};
+use super::{Installed, Manifest, ModelName, ParserChoices};
 use layer::{Entry, Layer, Stamp, read_entry};
 
 /// Time between two tries to lock a name.
@@ -57,12 +57,13 @@ struct Inner {
     book: RwLock<Book>,
     blobs: Blobs,
     conversions: Semaphore,
+    parsers: ParserChoices,
 }
 
 impl Inner {
-    fn new(upper: Layer, base: Option<Base>) -> Self {
+    fn new(upper: Layer, base: Option<Base>, parsers: ParserChoices) -> Self {
         let (blobs, conversions) = (Blobs::new(&upper), Semaphore::new(CONVERSIONS));
-        Self { upper, base, book: RwLock::default(), blobs, conversions }
+        Self { upper, base, book: RwLock::default(), blobs, conversions, parsers }
     }
 }
 
@@ -109,10 +110,19 @@ impl Store {
     /// # Errors
     /// When `root` cannot be made or read.
     pub fn with_base(root: &Path, base: Option<&Path>) -> io::Result<Self> {
+        Self::with_parsers(root, base, ParserChoices::default())
+    }
+
+    /// The same, with what the operator has chosen about single models.
+    ///
+    /// # Errors
+    /// When `root` cannot be made or read.
+    pub fn with_parsers(root: &Path, base: Option<&Path>, parsers: ParserChoices) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let upper = Layer { root: root.into() };
-        let base = base.filter(|base| base.is_dir() && *base != root).map(Base::read).transpose()?;
-        let store = Self { inner: Arc::new(Inner::new(upper, base)) };
+        let base = base.filter(|base| base.is_dir() && *base != root);
+        let base = base.map(|base| Base::read(base, parsers.clone())).transpose()?;
+        let store = Self { inner: Arc::new(Inner::new(upper, base, parsers)) };
         if let Err(error) = store.tidy() {
             match error.kind() {
                 // Somebody else's, or a read-only file system: nothing is expected of us.
@@ -269,7 +279,8 @@ impl Inner {
         let Entry::Model(manifest) = read_entry(file)? else { return Ok(None) };
         let directory = self.checkpoint(&manifest, file);
         let adapter = manifest.overlay.adapter.as_ref().map(|adapter| self.adapter(&adapter.digest));
-        let model = layer::assemble(*manifest, directory, adapter, layer::written_at(file)?)?;
+        let mut model = layer::assemble(*manifest, directory, adapter, layer::written_at(file)?)?;
+        self.parsers.apply(&model.name, &mut model.card);
         if self.upper.manifest(&model.name) != file {
             let text = format!("it calls itself {}, which is elsewhere", model.name);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -296,9 +307,9 @@ impl Inner {
 
 impl Base {
     /// Reads all of it.
-    fn read(root: &Path) -> io::Result<Self> {
+    fn read(root: &Path, parsers: ParserChoices) -> io::Result<Self> {
         let layer = Layer { root: root.into() };
-        let inner = Inner::new(layer.clone(), None);
+        let inner = Inner::new(layer.clone(), None, parsers);
         let models = inner.read_all(&Models::new())?;
         let mut checkpoints = HashMap::new();
         for Known { model, .. } in models.values() {

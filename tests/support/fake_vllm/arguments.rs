@@ -105,6 +105,12 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Whether its checkpoint reads images.
+    pub fn reads_images(&self) -> bool {
+        let config = std::fs::read(std::path::Path::new(&self.model).join("config.json")).unwrap_or_default();
+        serde_json::from_slice(&config).is_ok_and(|config: serde_json::Value| config["vision_config"].is_object())
+    }
+
     /// Reads the arguments after the program's name.
     pub fn parse(arguments: impl Iterator<Item = String>, reject: Option<&str>) -> Result<Self, String> {
         let mut arguments = arguments.peekable();

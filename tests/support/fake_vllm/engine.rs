@@ -78,13 +78,18 @@ impl Engine {
 
     /// Writes a request down for the tests to look at.
     pub fn record(&self, request: Value) {
+        self.note(&request);
+        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    }
+
+    /// Writes a request into the file of requests, and leaves the last one as it is.
+    pub fn note(&self, request: &Value) {
         if let Some(path) = &self.settings.requests {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
             let mut line = request.to_string();
             line.push('\n');
             file.and_then(|mut file| file.write_all(line.as_bytes())).expect("FAKE_VLLM_REQUESTS: a file to write to");
         }
-        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = request;
     }
 
     /// The request recorded last.

@@ -31,6 +31,7 @@
 //!
 //! Words in the prompt: `FAKE:<fault> [N]` (the fault after N tokens, 3 unless told), `FAKE:count N` (answers the
 //! numbers 1 to N), `FAKE:text …` (answers the rest), `FAKE:replay NAME N`, `FAKE:nan` (a vector of what is no number).
+//! With vLLM's own `VLLM_USE_RUST_FRONTEND=1` it refuses what the Rust frontend refuses.
 //! `GET /fake/requests` tells the last request.
 
 mod answer;
@@ -38,9 +39,11 @@ mod arguments;
 mod embeddings;
 mod engine;
 mod fault;
+mod frontend;
 mod metrics;
 mod openai;
 mod processes;
+mod responses;
 mod run;
 mod server;
 mod settings;

@@ -74,18 +74,24 @@ pub struct Job {
     pub replay: Option<(String, usize)>,
     /// The answer's tokens; where it stops by itself, the last one ends the sequence and has no text.
     pub tokens: Vec<Token>,
-    id: String,
+    /// Identity of the answer.
+    pub id: String,
     created: u64,
-    model: String,
-    prompt: Vec<Token>,
-    finish: &'static str,
-    stop_reason: Value,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The prompt's tokens.
+    pub prompt: Vec<Token>,
+    /// Why it ends.
+    pub finish: &'static str,
+    /// The stop string it ends at.
+    pub stop_reason: Value,
     usage: bool,
     continuous_usage: bool,
     token_ids: bool,
     logprobs: Option<usize>,
     request_metrics: bool,
-    prompt_token_details: bool,
+    /// Whether usage tells what came from the cache.
+    pub prompt_token_details: bool,
 }
 
 impl Job {
@@ -144,7 +150,9 @@ impl Job {
             if tools.is_empty() {
                 return Err(bad("`tools` must not be an empty list.".into(), "tools"));
             }
-            if !engine.arguments.tools {
+            let chooses =
+                matches!(body["tool_choice"].as_str(), None | Some("auto")) && !body["tool_choice"].is_object();
+            if chooses && !engine.arguments.tools {
                 let message =
                     "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set";
                 return Err(Refusal::new(400, "BadRequestError", message));
@@ -187,6 +195,11 @@ impl Job {
     /// Writes down in the engine's counters that the answer is complete.
     pub fn count(&self, engine: &Engine) {
         engine.finished[usize::from(self.finish == "length")].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When it came, in seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.created
     }
 
     /// Whether all events of tokens but the last differ in nothing but the text.
@@ -451,6 +464,11 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
             return Err(Refusal::new(400, "BadRequestError", message));
         }
         let last = messages.iter().rev().find(|message| message["role"] == "user").map(answer::content);
+        let parts = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
+        if parts.into_iter().any(|part| part["type"] != "text") && !engine.arguments.reads_images() {
+            let message = format!("{} is not a multimodal model", engine.arguments.served_names[0]);
+            return Err(Refusal::new(400, "BadRequestError", message));
+        }
         let generation = body["add_generation_prompt"].as_bool().unwrap_or(true);
         (vocabulary.tokens(&answer::render_chat(messages, generation)), last.unwrap_or_default())
     } else {
@@ -477,9 +495,22 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
     if tokens.is_empty() {
         return Err(empty_prompt());
     }
-    if let Some(most) = body["truncate_prompt_tokens"].as_u64().and_then(|most| usize::try_from(most).ok()) {
-        let over = tokens.len().saturating_sub(most);
-        tokens.drain(..over);
+    if let Some(most) = body["truncate_prompt_tokens"].as_u64() {
+        if most > engine.max_model_len {
+            let message = format!(
+                "truncate_prompt_tokens={most} cannot be greater than max_model_len = {}. Please request a smaller \
+                 truncation size. (parameter=truncate_prompt_tokens, value={most})",
+                engine.max_model_len
+            );
+            return Err(Refusal::new(400, "BadRequestError", message).about("truncate_prompt_tokens"));
+        }
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        // The tokenizer's own side is the right one: what is left is the beginning.
+        if body["truncation_side"] == "left" {
+            tokens.drain(..tokens.len().saturating_sub(most));
+        } else {
+            tokens.truncate(most);
+        }
     }
     Ok((tokens, last))
 }

@@ -1,7 +1,7 @@
 //! The processes below the leader, and how they live and die.
 //!
 //! Children are this program again with `FAKE_VLLM_ROLE` set and vLLM's title as their name. As with vLLM, nobody
-//! notices the leader's death, a worker notices its core's death, and all stay in the leader's session.
+//! notices the leader's death, core and worker notice each other's, and all stay in the leader's session.
 
 use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
@@ -91,7 +91,8 @@ pub fn live_as(role: Role, settings: &Settings) -> ExitCode {
             // Waiting would close the pipe that tells the worker of our death.
             let _pipe = worker.stdin.take();
             let _ = worker.wait();
-            wait_for_ever()
+            // vLLM's core does not outlive a worker.
+            return ExitCode::FAILURE;
         }
         Role::Tracker | Role::Worker => {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());

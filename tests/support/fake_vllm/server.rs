@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::fault::{Fault, Planned};
 use crate::openai::{self, Job, Kind, Refusal};
 use crate::run::{Run, Step};
-use crate::{embeddings, metrics, sleep};
+use crate::{embeddings, metrics, responses, sleep};
 
 /// The connection ends in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +98,7 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     let kind = match (path, engine.arguments.pooling) {
         ("/v1/chat/completions", false) => Some(Kind::Chat),
         ("/v1/completions", false) => Some(Kind::Text),
-        ("/v1/embeddings", true) => None,
+        ("/v1/responses", false) | ("/v1/embeddings", true) => None,
         ("/tokenize" | "/detokenize", _) => return Ok(tokens(path, &body, &engine)),
         _ => {
             let answer = sleep::post(path, head.uri.query().unwrap_or_default(), &body, &engine).await;
@@ -136,7 +136,12 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     if *engine.core_dead.borrow() || engine.sleep.weights_lost() {
         return Ok(refused(&Refusal::engine_dead()));
     }
-    let Some(kind) = kind else { return embed(&engine, &value, &raw).await };
+    let Some(kind) = kind else {
+        return match path {
+            "/v1/responses" => respond(engine, &value, &raw).await,
+            _ => embed(&engine, &value, &raw).await,
+        };
+    };
     let job = match Job::new(&engine, kind, &value, header("x-request-id").as_deref()) {
         Ok(job) => job,
         Err(refusal) => return Ok(refused(&refusal)),
@@ -149,6 +154,71 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         return Ok(replay(&file, piece, run));
     }
     if job.stream { Ok(stream(job, run, engine)) } else { whole(job, run, &engine).await }
+}
+
+/// A response, in one piece or as events.
+async fn respond(engine: Arc<Engine>, body: &Value, raw: &Raw) -> Result<Response<Body>, CutOff> {
+    let job = responses::as_chat(body).and_then(|chat| Job::new(&engine, Kind::Chat, &chat, None));
+    let job = match job {
+        Ok(job) => job,
+        Err(refusal) => return Ok(refused(&refusal)),
+    };
+    if let Some(fault) = job.fault.filter(|planned| planned.fault.comes_first()).map(|planned| planned.fault) {
+        return instead(fault, raw);
+    }
+    let mut run = Run::new(engine.start_running(), job.tokens.clone(), job.fault);
+    if let Some((file, piece)) = replay_file(&job, &engine) {
+        return Ok(replay(&file, piece, run));
+    }
+    if !job.stream {
+        loop {
+            match run.step().await {
+                Step::Token(_) => {}
+                Step::EngineError => return Ok(refused(&Refusal::engine_dead())),
+                Step::Cut => return Err(CutOff),
+                _ => {
+                    let text: String = job.tokens.iter().map(|token| token.text.as_str()).collect();
+                    return Ok(json_answer(200, &responses::response(&job, "completed", Some(&text))));
+                }
+            }
+        }
+    }
+    let (sender, pieces) = mpsc::channel(8);
+    tokio::spawn(async move {
+        let closed = sender.clone();
+        let events = async {
+            let mut number = 0;
+            let mut event = |mut event: Value| {
+                event["sequence_number"] = json!(number);
+                number += 1;
+                let name = event["type"].as_str().unwrap_or_default();
+                Ok(Bytes::from(format!("event: {name}\ndata: {event}\n\n")))
+            };
+            for opening in responses::opening(&job) {
+                sender.send(event(opening)).await.ok()?;
+            }
+            loop {
+                match run.step().await {
+                    Step::Token(index) => {
+                        sender.send(event(responses::delta(&job, &job.tokens[index].text))).await.ok()?;
+                    }
+                    Step::Finished => break,
+                    Step::NoDone => return None,
+                    // vLLM has no event for it here: the connection breaks off.
+                    _ => return sender.send(Err(CutOff)).await.ok(),
+                }
+            }
+            for closing in responses::closing(&job) {
+                sender.send(event(closing)).await.ok()?;
+            }
+            Some(())
+        };
+        tokio::select! {
+            () = closed.closed() => {}
+            _ = events => {}
+        }
+    });
+    Ok(event_stream(pieces))
 }
 
 /// Vectors, after the time that the first token of another answer takes.
@@ -177,7 +247,7 @@ fn get(path: &str, engine: &Engine) -> Response<Body> {
         "/metrics" => typed(200, "text/plain; version=1.0.0; charset=utf-8", metrics::render(engine)),
         "/v1/models" => json_answer(200, &models(engine)),
         "/fake/requests" => json_answer(200, &engine.last_request()),
-        "/v1/chat/completions" | "/v1/completions" | "/tokenize" | "/detokenize" => {
+        "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/tokenize" | "/detokenize" => {
             json_answer(405, &json!({"detail": "Method Not Allowed"}))
         }
         _ => {
@@ -206,6 +276,7 @@ fn tokens(path: &str, body: &[u8], engine: &Arc<Engine>) -> Response<Body> {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return refused(&Refusal::new(400, "Bad Request", "1 validation error: JSON decode error"));
     };
+    engine.note(&json!({"path": path, "headers": {}, "body": value}));
     if let Err(refusal) = openai::known_model(engine, &value) {
         return refused(&refusal);
     }
@@ -274,7 +345,7 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
     loop {
         let step = run.step().await;
         // vLLM sends the first chunk together with the first output, not before.
-        if !opened && step != Step::Cut {
+        if !opened && !matches!(step, Step::Cut | Step::EngineError) {
             opened = true;
             if let Some(opening) = job.opening() {
                 sender.send(event(&opening)).await.ok()?;

@@ -55,6 +55,8 @@ pub struct Settings {
     pub max_stop_strings: usize,
     /// vLLM's own variable: routes for development are served.
     pub development: bool,
+    /// vLLM's own variable: HTTP is answered by the Rust frontend.
+    pub rust_frontend: bool,
     /// Time it takes to fall asleep.
     pub sleep_time: Duration,
     /// What goes wrong with sleeping and waking.
@@ -90,6 +92,7 @@ impl Settings {
             max_model_len: number("FAKE_VLLM_MAX_MODEL_LEN"),
             max_stop_strings: number("VLLM_MAX_STOP_STRINGS").unwrap_or(4),
             development: switch("VLLM_SERVER_DEV_MODE"),
+            rust_frontend: switch("VLLM_USE_RUST_FRONTEND"),
             sleep_time: Duration::from_millis(number("FAKE_VLLM_SLEEP_MS").unwrap_or(0)),
             sleep_fault: text("FAKE_VLLM_SLEEP_FAULT")
                 .map(|name| SleepFault::named(&name).expect("FAKE_VLLM_SLEEP_FAULT: a known fault")),

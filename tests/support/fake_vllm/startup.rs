@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::arguments::Arguments;
 use crate::engine::Engine;
+use crate::frontend;
 use crate::processes::{self, Role};
 use crate::server;
 use crate::settings::Settings;
@@ -66,6 +67,10 @@ pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
         processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
     }
     std::thread::sleep(settings.phase(Phase::Import));
+    if let Some(lines) = frontend::refusal(&arguments).filter(|_| settings.rust_frontend) {
+        eprintln!("{lines}");
+        return ExitCode::FAILURE;
+    }
     let start = Start { fails, settings: &settings, life: Arc::default() };
     start.fail_in(Phase::Import);
 

@@ -178,8 +178,10 @@ pub struct Exchange {
 impl Client {
     /// Connects and sends a request; the answer is read from the exchange.
     pub async fn send(&self, request: &Request) -> io::Result<Exchange> {
+        // First, since a large one takes long to put together, and the server does not wait for a head for ever.
+        let bytes = request.bytes();
         let mut exchange = self.connect().await?;
-        exchange.write(&request.bytes()).await?;
+        exchange.write(&bytes).await?;
         exchange.method.clone_from(&request.method);
         Ok(exchange)
     }

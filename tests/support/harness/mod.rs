@@ -7,5 +7,5 @@ pub mod model;
 pub mod processes;
 pub mod vllama;
 
-pub use client::{Answer, Client, Framing, Request};
+pub use client::{Answer, Client, Exchange, Framing, Request};
 pub use vllama::{Vllama, eventually, within};

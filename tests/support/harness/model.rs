@@ -38,6 +38,32 @@ pub fn install_copy(models: &Path, model: &str, tag: &str) {
     install_as(models, model, tag, (DIGEST, SIZE));
 }
 
+/// The name of a model that calls functions, thinks, and reads images.
+pub const THINKER: &str = "thinker:1b";
+
+/// Its template, as far as vllama reads it.
+const THINKING_TEMPLATE: &str = "{% if tools %}<tool_call>{{ tools }}</tool_call>{% endif %}{{ messages }}\
+    {% if add_generation_prompt and not enable_thinking %}<think></think>{% endif %}";
+
+/// Installs [`THINKER`].
+pub fn install_thinker(models: &Path) {
+    install(models, "thinker", "1b");
+    let directory = models.join("registry.ollama.ai/library/thinker/1b");
+    change(&directory.join("config.json"), |config| config["vision_config"] = json!({"model_type": "siglip"}));
+    change(&directory.join("tokenizer_config.json"), |config| {
+        config["chat_template"] = json!(THINKING_TEMPLATE);
+        config["added_tokens_decoder"]["3"] = json!({"content": "<think>"});
+        config["added_tokens_decoder"]["4"] = json!({"content": "</think>"});
+    });
+}
+
+fn change(file: &Path, change: impl FnOnce(&mut Value)) {
+    let text = std::fs::read_to_string(file).expect("a file of the model");
+    let mut value = serde_json::from_str(&text).expect("JSON");
+    change(&mut value);
+    std::fs::write(file, value.to_string()).expect("a file of the model");
+}
+
 fn install_as(models: &Path, model: &str, tag: &str, (digest, size): (&str, u64)) {
     let directory = models.join("registry.ollama.ai/library").join(model).join(tag);
     std::fs::create_dir_all(&directory).expect("a directory for the model");

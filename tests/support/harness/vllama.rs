@@ -145,6 +145,26 @@ impl Vllama {
         builder.arguments(&["serve", embedder::NAME, "--json"])
     }
 
+    /// A vllama whose model calls functions, thinks and reads images, and the fake engine, which replays the streams of
+    /// `tests/golden/vllm` when it is told `FAKE:replay NAME BYTES`.
+    pub fn with_fake_thinker() -> Builder {
+        let builder = Self::with_fake();
+        model::install_thinker(&builder.path().join("models"));
+        let replays = builder.path().join("replays");
+        std::fs::create_dir(&replays).expect("a directory of the test's own");
+        let recordings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vllm");
+        for file in std::fs::read_dir(recordings).expect("recordings").flatten().map(|entry| entry.path()) {
+            let name = file.file_name().and_then(|name| name.to_str()?.strip_suffix(".response.txt"));
+            let answer = std::fs::read(&file).expect("a recording");
+            let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").map(|end| end + 4);
+            if let (Some(name), Some(end)) = (name, end) {
+                std::fs::write(replays.join(name), &answer[end..]).expect("a file to replay");
+            }
+        }
+        let builder = builder.env("FAKE_VLLM_REPLAY_DIR", &replays.to_string_lossy());
+        builder.arguments(&["serve", model::THINKER, "--json"])
+    }
+
     /// A vllama with the real engine of the virtual environment `venv`, a model store that holds the default model, and
     /// a state directory that keeps vLLM's caches from one test to the next.
     pub fn with_real(venv: &Path, models: &Path, state: &Path) -> Builder {
