@@ -74,4 +74,4 @@ lint: ## formatting and lints
 
 .PHONY: clean
 clean: ## remove what was built; keeps .venv and installed models
-	@rm -rf target dist
+	@rm -rf target dist tests/clients/node_modules

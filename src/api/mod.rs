@@ -3,6 +3,7 @@
 //! In: a [`Call`] from `server`. Out: a [`Reply`]. Each dialect is a folder: routes, types, request (inward),
 //! response (outward), error. Knows the scheduler's leases and the installed models, but no socket and no process.
 
+pub mod anthropic;
 pub mod ollama;
 pub mod openai;
 pub mod pass;
@@ -110,9 +111,13 @@ pub struct Route {
     pub path: &'static str,
     /// Answers the request.
     pub handler: fn(Arc<App>, Call) -> Answering,
-    /// Puts a refusal that `server` decided on (too large, too slow, a panic) into the dialect's shape.
-    pub refuse: fn(StatusCode, &str) -> Reply,
+    /// Refuses in the dialect's shape.
+    pub refuse: Refuse,
 }
+
+/// Puts a refusal that `server` decided on (too large, too slow, a panic) into a dialect's shape: the status, the words,
+/// and the identity of the request.
+pub type Refuse = fn(StatusCode, &str, &str) -> Reply;
 
 /// The body of a [`Reply`].
 pub enum Body {

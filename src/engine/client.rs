@@ -3,6 +3,7 @@
 //! Connections are kept and used again. One whose answer was not read to the end is closed at once: that is how vLLM
 //! learns that nobody wants the answer any more, and aborts the request (vllm-engine §3.5).
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
@@ -19,6 +20,7 @@ use super::wire::{Connection, Framing, piece};
 
 /// Longest answer that [`Client::get`] reads, in bytes.
 const WHOLE_LIMIT: usize = 64 << 20;
+const JSON: &str = "application/json";
 /// Most connections kept for later.
 const KEPT: usize = 256;
 
@@ -37,6 +39,21 @@ pub enum EngineGone {
          engine's log tells why it died. Other requests are served on"
     )]
     Poisoned,
+}
+
+/// The body of a request.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// What it is; goes into the head as it stands, and must not hold line ends.
+    pub kind: Cow<'static, str>,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+impl From<Bytes> for Content {
+    fn from(json: Bytes) -> Self {
+        Self { kind: Cow::Borrowed(JSON), bytes: json }
+    }
 }
 
 /// A client of one generation's socket; cheap to clone.
@@ -60,20 +77,19 @@ impl Client {
         Self { pool: Arc::new(Pool { socket: path.into(), idle: Mutex::default(), pulse: Arc::default() }) }
     }
 
-    /// Posts a JSON body to `path` and waits for the head of the answer: its status and its
-    /// content type. Dropping the future or the answer's
-    /// body aborts the request.
+    /// Posts a body, which is JSON unless it says otherwise, to `path` and waits for the head of the answer: its status and
+    /// its content type. Dropping the future or the answer's body aborts the request.
     ///
     /// # Errors
     /// [`EngineGone`] when the engine cannot be reached or hangs up before the head has come.
     pub async fn post(
         &self,
         path: &'static str,
-        body: Bytes,
+        content: impl Into<Content>,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
         let in_flight = self.pool.pulse.request();
-        let mut answer = self.send("POST", path, &body, request_id).await?;
+        let mut answer = self.send("POST", path, &content.into(), request_id).await?;
         in_flight.beat();
         answer.body_mut().in_flight = Some(in_flight);
         Ok(answer)
@@ -89,7 +105,7 @@ impl Client {
     /// # Errors
     /// [`EngineGone`] when the engine cannot be reached, hangs up or says more than it should.
     pub async fn get(&self, path: &'static str) -> Result<(StatusCode, Bytes), EngineGone> {
-        let response = self.send("GET", path, &[], "").await?;
+        let response = self.send("GET", path, &Bytes::new().into(), "").await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), WHOLE_LIMIT).collect().await.map_err(|_| EngineGone::HungUp)?;
         Ok((status, body.to_bytes()))
@@ -99,10 +115,10 @@ impl Client {
         &self,
         method: &'static str,
         path: &'static str,
-        body: &[u8],
+        Content { kind, bytes: body }: &Content,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: {kind}\r\n");
         // What could break the head does not get into it.
         if !request_id.is_empty() && request_id.bytes().all(|byte| byte.is_ascii_graphic()) {
             head.extend(["x-request-id: ", request_id, "\r\n"]);

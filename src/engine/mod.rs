@@ -20,7 +20,7 @@ pub mod status;
 mod stop;
 mod wire;
 
-pub use client::{Client, EngineBody, EngineGone};
+pub use client::{Client, Content, EngineBody, EngineGone};
 pub use command::Installation;
 pub use failure::Failure;
 pub use lifecycle::{Engine, Settings};

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
 use tokio::time::timeout;
@@ -12,7 +11,7 @@ use super::core::EngineId;
 use super::held::hopeless;
 use super::keeper::Command;
 use super::suspects::Suspects;
-use crate::engine::{Client, EngineBody, EngineGone, State, Status};
+use crate::engine::{Client, Content, EngineBody, EngineGone, State, Status};
 
 /// Longest time from a death until it shows in the engine's status.
 const DEATH_SHOWS: Duration = Duration::from_secs(1);
@@ -46,8 +45,9 @@ impl Lease {
         &self.served_name
     }
 
-    /// Sends a JSON request to the engine and waits for the first bytes of its answer. Dropping the future, or the body
-    /// of the response, closes the connection, which makes vLLM abort the request (vllm-engine §3.5).
+    /// Sends a request, JSON unless its content says otherwise, to the engine and waits for the first bytes of its answer.
+    /// Dropping the future, or the body of the response, closes the connection, which makes vLLM abort the request
+    /// (vllm-engine §3.5).
     ///
     /// An engine may die meanwhile. A request that did not reach it waits for the next generation; one that did, and has
     /// no byte of its answer yet, is asked again there, at most as often as the operator allows (issue 5).
@@ -57,10 +57,11 @@ impl Lease {
     pub async fn post(
         &self,
         path: &'static str,
-        body: Bytes,
+        content: impl Into<Content>,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
-        if self.suspects.knows(path, &body, Instant::now()) {
+        let content = content.into();
+        if self.suspects.knows(path, &content.bytes, Instant::now()) {
             return Err(EngineGone::Poisoned);
         }
         let mut dead = None;
@@ -68,7 +69,7 @@ impl Lease {
         let mut turn = None;
         loop {
             let (client, generation) = self.client_after(dead).await?;
-            let asking = begin(&client, path, body.clone(), request_id);
+            let asking = begin(&client, path, content.clone(), request_id);
             let (answer, own_turn) = in_turn(asking, turn.take()).await;
             let gone = match answer {
                 Ok(answer) => return Ok(answer),
@@ -90,7 +91,7 @@ impl Lease {
                         deaths,
                         "the engine has died of a request, which is refused from now on"
                     );
-                    self.suspects.convict(path, &body, generation, Instant::now());
+                    self.suspects.convict(path, &content.bytes, generation, Instant::now());
                     return Err(EngineGone::Poisoned);
                 }
                 // It may have been the doing of the one whose turn it was, which is known when that turn is over.
@@ -154,11 +155,11 @@ impl Gone {
 async fn begin(
     client: &Client,
     path: &'static str,
-    body: Bytes,
+    content: Content,
     request_id: &str,
 ) -> Result<Response<EngineBody>, Gone> {
     let asked = async {
-        let mut answer = client.post(path, body, request_id).await?;
+        let mut answer = client.post(path, content, request_id).await?;
         let status = answer.status();
         let is_hollow = tells_of_a_death(status, answer.body_mut().begin().await?);
         Ok((answer, is_hollow))

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use crate::engine::{EngineBody, EngineGone};
+pub use crate::engine::{Content, EngineBody, EngineGone};
 pub use factory::{Devices, Factory};
 pub use lease::Lease;
 pub use retire::Retired;

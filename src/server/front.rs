@@ -29,8 +29,6 @@ const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARG
 /// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
 
-const PLAIN: &str = "text/plain";
-
 /// Everything a request meets before and after its handler.
 pub struct Front {
     router: Router,
@@ -141,7 +139,8 @@ impl Front {
         match self.router.find(&head.method, head.uri.path()) {
             Found::Route(entry) => Self::call(entry, head, body, call, settings).await,
             Found::OtherMethods(methods) => {
-                let mut reply = api::whole(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "405 method not allowed");
+                let stray = Router::stray(head.uri.path());
+                let mut reply = stray(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed", &call.request_id);
                 let methods = methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
                 if let Ok(methods) = HeaderValue::from_str(&methods) {
                     reply.headers_mut().insert(ALLOW, methods);
@@ -160,7 +159,9 @@ impl Front {
                 }
                 reply
             }
-            Found::Nothing => api::whole(StatusCode::NOT_FOUND, PLAIN, "404 page not found"),
+            Found::Nothing => {
+                Router::stray(head.uri.path())(StatusCode::NOT_FOUND, "404 page not found", &call.request_id)
+            }
         }
     }
 
@@ -174,7 +175,7 @@ impl Front {
                 match body::read(body, asks_first, body_limit, body_timeout).await {
                     Ok(bytes) => call.body = bytes,
                     Err(refused) => {
-                        let mut reply = (entry.refuse)(refused.status, &refused.text);
+                        let mut reply = (entry.refuse)(refused.status, &refused.text, &call.request_id);
                         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                         return reply;
                     }
@@ -189,7 +190,7 @@ impl Front {
             match encoding::unpacked(&head.headers, std::mem::take(&mut call.body)).await {
                 Ok(bytes) => call.body = bytes,
                 Err(refused) => {
-                    let mut reply = (entry.refuse)(refused.status, &refused.text);
+                    let mut reply = (entry.refuse)(refused.status, &refused.text, &call.request_id);
                     if refused.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
                         reply.headers_mut().insert(ACCEPT_ENCODING, encoding::TAKEN);
                     }
@@ -197,6 +198,7 @@ impl Front {
                 }
             }
         }
+        let request_id = call.request_id.clone();
         // A bug met before the handler's future exists must not end the connection either.
         let answering = catch_unwind(AssertUnwindSafe(|| (entry.handler)(call)));
         let reply = match answering {
@@ -206,7 +208,7 @@ impl Front {
         // The panic has been logged with its place; the client need not know it.
         let mut reply = reply.unwrap_or_else(|| {
             let text = "vllama met a bug while it answered this request; its log says where";
-            (entry.refuse)(StatusCode::INTERNAL_SERVER_ERROR, text)
+            (entry.refuse)(StatusCode::INTERNAL_SERVER_ERROR, text, &request_id)
         });
         if entry.intake == Intake::Stream && has_body && !reply.status().is_success() {
             // The rest of the body may still be on its way.

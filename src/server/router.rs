@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
-use crate::api::{self, Answering, App, Call, Reply, ollama, openai};
+use crate::api::{self, Answering, App, Call, Refuse, Reply, anthropic, ollama, openai};
 use crate::telemetry::{Health, Queue};
 
 /// A route, ready to be called.
@@ -19,7 +19,7 @@ pub struct Entry {
     /// Answers.
     pub handler: Box<dyn Fn(Call) -> Answering + Send + Sync>,
     /// Refuses, in the shape of the route's dialect.
-    pub refuse: fn(StatusCode, &str) -> Reply,
+    pub refuse: Refuse,
 }
 
 /// How a route takes the body of a request.
@@ -67,10 +67,11 @@ pub enum Found<'a> {
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
 impl Router {
-    /// The routes of this version: the native API, OpenAI's, then what operators ask.
+    /// The routes of this version: the native API, OpenAI's, Anthropic's, then what operators ask.
     pub fn new(app: Arc<App>) -> Self {
         let whole = ollama::routes::ROUTES.iter().map(|route| (route, Intake::Whole));
-        let unpacked = openai::routes::ROUTES.iter().map(|route| (route, Intake::Unpacked));
+        let unpacked = openai::routes::ROUTES.iter().chain(anthropic::routes::ROUTES);
+        let unpacked = unpacked.map(|route| (route, Intake::Unpacked));
         let streams = ollama::routes::UPLOADS.iter().map(|route| (route, Intake::Stream));
         let dialects = whole.chain(unpacked).chain(streams).map(|(route, intake)| {
             let app = app.clone();
@@ -96,6 +97,12 @@ impl Router {
         Self { entries: entries.into_iter().collect() }
     }
 
+    /// The shape of a refusal at a path without a route for it: plain text, as in Ollama, but where a dialect has a part
+    /// of the paths to itself.
+    pub fn stray(path: &str) -> Refuse {
+        if anthropic::routes::owns(path) { anthropic::error::refuse } else { plain }
+    }
+
     /// Finds what there is.
     pub fn find<'a>(&'a self, method: &Method, path: &'a str) -> Found<'a> {
         let here = || self.entries.iter().filter(|entry| entry.parameter(path).is_some());
@@ -118,7 +125,15 @@ impl Router {
 fn entry(path: &'static str, app: &Arc<App>, answer: fn(&App) -> Reply) -> Entry {
     let app = app.clone();
     let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
-    Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: ollama::error::refuse }
+    Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: native }
+}
+
+fn plain(status: StatusCode, text: &str, _request_id: &str) -> Reply {
+    api::whole(status, "text/plain", text.to_owned())
+}
+
+fn native(status: StatusCode, text: &str, _request_id: &str) -> Reply {
+    ollama::error::refuse(status, text)
 }
 
 /// The status says whether the default model can answer, the body why not.

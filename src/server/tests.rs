@@ -61,7 +61,13 @@ fn entry(
     path: &'static str,
     handler: impl Fn(Call) -> Answering + Send + Sync + 'static,
 ) -> Entry {
-    Entry { methods, path, intake: Intake::Whole, handler: Box::new(handler), refuse: ollama::error::refuse }
+    Entry {
+        methods,
+        path,
+        intake: Intake::Whole,
+        handler: Box::new(handler),
+        refuse: |status, text, _| ollama::error::refuse(status, text),
+    }
 }
 
 fn plain(body: impl Into<Bytes>) -> Reply {

@@ -5,6 +5,7 @@
 mod harness;
 
 mod answers;
+mod anthropic;
 mod blobs;
 mod cloud;
 mod command_line;
@@ -29,9 +30,11 @@ mod prompts;
 mod pulls;
 mod reload;
 mod scheduling;
+mod sequences;
 mod service;
 mod shape;
 mod thinking;
 mod tools;
 mod transcripts;
 mod units;
+mod vllm_routes;

@@ -346,9 +346,6 @@ async fn the_prompt_itself_is_told_instead_of_an_answer() {
     let mut templated = generate("Hello", false);
     templated["template"] = json!("> {{ .Prompt }}\n{{ .Response }}");
     assert_eq!(render(templated).await, told("> Hello\n"));
-    let mut image = generate("What is this?", false);
-    image["images"] = json!(["iVBORw0KGgo=", "iVBORw0KGgo="]);
-    assert_eq!(render(image).await["image_count"], 2);
 
     // What is told is what would be sent: without what does not fit.
     let mut long = history(30, Some(128));
@@ -358,6 +355,22 @@ async fn the_prompt_itself_is_told_instead_of_an_answer() {
     assert!(text.starts_with("<|im_start|>system\nAnswer like a pirate.<|im_end|>\n<|im_start|>user\n"), "{text}");
     assert!(text.ends_with("What is the capital of France?<|im_end|>\n<|im_start|>assistant\n"), "{text}");
     assert!(!text.contains("number 3 says"), "{text}");
+}
+
+#[tokio::test]
+async fn the_images_of_a_prompt_are_counted() {
+    let vllama = Vllama::with_fake_thinker().start().await;
+    let mut body = generate("What is this?", false);
+    body["model"] = json!("thinker:1b");
+    body["images"] = json!(["iVBORw0KGgo=", "iVBORw0KGgo="]);
+    body["_debug_render_only"] = json!(true);
+    let answer = vllama.post("/api/generate", &body).await.json();
+    assert_eq!(answer["_debug_info"]["image_count"], 2, "{answer}");
+    // What the model does not read it does not read here either.
+    let vllama = Vllama::with_fake().start().await;
+    body["model"] = json!("smollm2:135m");
+    let (status, error) = refused(&vllama.post("/api/generate", &body).await);
+    assert!(status == 400 && error.contains("does not support images"), "{status} {error}");
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "The capital of France is Paris.";
 
 pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
-    let Some(vllama) = runner.test("a vllama with the real engine gets ready", ground.start()) else { return };
+    let Some(vllama) = runner.test("a vllama with the real engine gets ready", ground.start()) else {
+        return;
+    };
     runner.test("a chat answers what the model knows", chat(&vllama));
     runner.test("a chat streams one line a token", stream(&vllama));
     runner.test("generate answers, and its context carries on", context(&vllama));
@@ -28,7 +30,6 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
-    runner.test("the ollama and openai packages for Python work as their users expect", packages(&vllama, "test_*.py"));
     runner.test("health tells of a ready engine", health(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));
@@ -183,24 +184,6 @@ async fn hang_up(vllama: &Vllama, stream: bool) {
     within(Duration::from_secs(3), "the engine is free", async || (vllama.engine_running().await == 0).then_some(()))
         .await;
     println!("  free after {} ms, as its metrics tell", gone.elapsed().as_millis());
-}
-
-/// Runs the tests of `tests/clients` whose files match.
-pub(crate) async fn packages(vllama: &Vllama, files: &str) {
-    let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
-        println!(
-            "skipped: the ollama and openai packages, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` \
-             sets it"
-        );
-        return;
-    };
-    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
-    let status = std::process::Command::new(python)
-        .args(["-m", "unittest", "discover", "-v", "-s", tests, "-p", files])
-        .env("OLLAMA_HOST", vllama.address.to_string())
-        .status()
-        .unwrap();
-    assert!(status.success());
 }
 
 async fn health(vllama: &Vllama) {

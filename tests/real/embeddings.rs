@@ -30,7 +30,6 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("OpenAI's route takes texts, tokens and base64", openai(&vllama));
     runner.test("a thousand texts are one answer", thousand(&vllama));
     runner.test("an embedding model does not chat", chat(&vllama));
-    runner.test("the packages of Ollama and OpenAI embed as their users expect", packages(&vllama));
     runner.test("an orderly stop of the embedding model leaves nothing behind", async move {
         vllama.stop().await;
         assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
@@ -187,18 +186,4 @@ async fn chat(vllama: &Vllama) {
     let body = json!({"model": MODEL, "messages": [{"role": "user", "content": "hi"}]});
     let answer = vllama.post("/api/chat", &body).await;
     assert_eq!((answer.status(), answer.error().as_str()), (400, "\"all-minilm\" does not support chat"));
-}
-
-async fn packages(vllama: &Vllama) {
-    let Some(python) = std::env::var_os("VLLAMA_TEST_CLIENTS") else {
-        println!("skipped: the packages, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` sets it");
-        return;
-    };
-    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
-    let status = Command::new(python)
-        .args(["-m", "unittest", "discover", "-v", "-s", tests, "-p", "embed_*.py"])
-        .env("OLLAMA_HOST", vllama.address.to_string())
-        .status()
-        .unwrap();
-    assert!(status.success());
 }

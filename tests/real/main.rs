@@ -11,6 +11,7 @@
 mod harness;
 
 mod answers;
+mod clients;
 mod deaths;
 mod embeddings;
 mod load;
@@ -22,12 +23,15 @@ mod tools;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::Vllama;
 
 /// The default model, as its users know it.
 const MODEL: &str = "smollm2:135m";
+
+/// Longest wait for an answer that a load comes before.
+const LOAD: Duration = Duration::from_secs(400);
 
 /// What the tests stand on.
 struct Ground {
@@ -85,12 +89,13 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 7] = [
+    let groups: [(&str, Group); 8] = [
         ("plans", plans::run),
         ("answers", answers::run),
         ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
+        ("clients", clients::run),
         ("prompts", prompts::run),
         ("deaths", deaths::run),
     ];

@@ -2,17 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
 use crate::answers::leftovers;
 use crate::harness::{Request, Vllama, within};
-use crate::{Ground, MODEL, Runner, embeddings};
+use crate::{Ground, LOAD, MODEL, Runner, embeddings};
 
-/// Longest wait for an answer that a load comes before.
-const LOAD: Duration = Duration::from_secs(400);
 const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "The capital of France is Paris.";
 

@@ -8,9 +8,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::answers::packages;
 use crate::harness::Vllama;
-use crate::{Ground, MODEL, Runner};
+use crate::{Ground, MODEL, Runner, clients};
 
 const CALLER: &str = "caller:135m";
 
@@ -41,10 +40,10 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("a model with such a template calls and thinks", capabilities(&vllama));
     runner.test("a call arrives whole, streaming and not", call(&vllama));
     runner.test("a conversation goes on after the result of a call", result(&vllama));
-    runner.test("the openai package for Python calls functions", packages(&vllama, "tools_*.py"));
     runner.test("log-probabilities are complete where a call hides the text", logprobs(&vllama));
     runner.test("thoughts are parted from the answer, and kept away when not wanted", thoughts(&vllama));
     runner.test("a schema keeps its order where the model could think", schema(&vllama));
+    clients::calling(runner, &vllama);
 }
 
 /// The default model's checkpoint with the template above.

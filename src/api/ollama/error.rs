@@ -55,6 +55,9 @@ pub enum ApiError {
     /// No model named, on routes that say so.
     #[error("model is required")]
     ModelRequired,
+    /// Something else a request has to say and does not, on routes that say so; what it is, in words.
+    #[error("{0}")]
+    Required(&'static str),
     /// The name breaks the grammar (§4.1).
     #[error("invalid model name")]
     InvalidName,

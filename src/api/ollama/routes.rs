@@ -65,7 +65,7 @@ const GET_ONLY: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
 const DELETE: &[Method] = &[Method::DELETE];
 
-fn refuse(status: StatusCode, text: &str) -> Reply {
+fn refuse(status: StatusCode, text: &str, _request_id: &str) -> Reply {
     error::refuse(status, text)
 }
 

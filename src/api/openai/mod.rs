@@ -13,6 +13,9 @@ pub mod models;
 pub mod reasoning;
 pub mod responses;
 pub mod routes;
+pub mod scores;
 pub mod stream;
+pub mod tokens;
+pub mod transcriptions;
 
 const JSON: &str = "application/json";

@@ -4,11 +4,11 @@ use std::future::Future;
 
 use http::{Method, StatusCode};
 
-use super::{chat, completions, embeddings, error, models, responses};
+use super::{chat, completions, embeddings, error, models, responses, scores, tokens, transcriptions};
 use crate::api::pass::PassError;
 use crate::api::{Answering, Reply, Route};
 
-/// Every route of this dialect.
+/// Every route of this dialect, and those of vLLM's own that are like them.
 pub static ROUTES: &[Route] = &[
     Route { methods: POST, path: "/v1/chat/completions", handler: |app, call| answered(chat::chat(app, call)), refuse },
     Route {
@@ -43,12 +43,23 @@ pub static ROUTES: &[Route] = &[
         handler: |app, call| answered(models::retrieve(app, call)),
         refuse,
     },
+    Route {
+        methods: POST,
+        path: "/v1/audio/transcriptions",
+        handler: |app, call| answered(transcriptions::transcribe(app, call)),
+        refuse,
+    },
+    Route { methods: POST, path: "/v1/score", handler: |app, call| answered(scores::score(app, call)), refuse },
+    Route { methods: POST, path: "/v1/rerank", handler: |app, call| answered(scores::rerank(app, call)), refuse },
+    Route { methods: POST, path: "/pooling", handler: |app, call| answered(scores::pooling(app, call)), refuse },
+    Route { methods: POST, path: "/tokenize", handler: |app, call| answered(tokens::tokenize(app, call)), refuse },
+    Route { methods: POST, path: "/detokenize", handler: |app, call| answered(tokens::detokenize(app, call)), refuse },
 ];
 
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 
-fn refuse(status: StatusCode, text: &str) -> Reply {
+fn refuse(status: StatusCode, text: &str, _request_id: &str) -> Reply {
     error::refuse(status, text)
 }
 

@@ -7,6 +7,8 @@
 
 pub mod error;
 pub mod events;
+mod exchange;
+pub mod form;
 pub mod media;
 pub mod members;
 pub mod model_name;
@@ -15,6 +17,7 @@ pub mod stream;
 pub mod usage;
 
 pub use error::{PassError, Told};
+pub use exchange::Question;
 pub use request::{Request, find};
 
 /// What differs between the dialects that pass through.

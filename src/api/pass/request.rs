@@ -4,21 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
-use http_body_util::BodyExt;
 
-use super::error::{EngineError, PassError};
-use super::events::Events;
+use super::error::PassError;
 use super::members::Members;
-use super::stream::Passed;
-use super::{Dialect, model_name, usage};
+use super::{Dialect, Question, model_name};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::names::Wanted;
-use crate::api::{App, Body, Call, Reply};
+use crate::api::{App, Call, Reply};
 use crate::model::Installed;
 use crate::scheduler::Lease;
-use crate::telemetry::Facts;
 
 /// A body whose model is known, with what is to be changed in it.
 #[derive(Debug)]
@@ -164,44 +158,10 @@ impl Request {
         path: &'static str,
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
-        let served = lease.served_name().to_owned();
-        let (asked, hides_usage) = (self.asked.clone(), self.hides_usage);
-        let answer = lease.post(path, self.spliced(&served), &call.request_id).await.map_err(ApiError::from)?;
-        let (mut head, body) = answer.into_parts();
-        let content_type = head.headers.remove(CONTENT_TYPE);
-        if !head.status.is_success() {
-            let (status, body) = (head.status, whole(body).await?);
-            return Err(PassError::Engine(EngineError { status, body, served, asked }));
-        }
-        let body = if content_type.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
-            let events = Events::new(dialect, &served, &asked).hiding_usage(hides_usage);
-            let passed = Passed::open(body, lease, events, (served, asked), dialect, call.facts).await?;
-            Body::Stream(Box::pin(passed))
-        } else {
-            Body::from(renamed(whole(body).await?, dialect, &asked, &call.facts))
-        };
-        let mut reply = Reply::new(body);
-        *reply.status_mut() = StatusCode::OK;
-        reply.headers_mut().extend(content_type.map(|kind| (CONTENT_TYPE, kind)));
-        Ok(reply)
-    }
-}
-
-/// All of an answer.
-async fn whole<B>(body: B) -> Result<Bytes, ApiError>
-where
-    B: http_body::Body<Data = Bytes>,
-    ApiError: From<B::Error>,
-{
-    Ok(body.collect().await?.to_bytes())
-}
-
-/// A whole answer with the client's name for the model. vLLM has formats that are no JSON; they name no model.
-fn renamed(answer: Bytes, dialect: &Dialect, asked: &str, facts: &Facts) -> Bytes {
-    usage::note_answer(&answer, facts);
-    match model_name::find_early(&answer, dialect.names) {
-        Some(place) => model_name::replaced(&answer, &place, asked),
-        None => answer,
+        let hides_usage = self.hides_usage;
+        let asked = self.asked.clone();
+        let content = self.spliced(lease.served_name()).into();
+        Question { content, asked, hides_usage, path, dialect }.ask(lease, call).await
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Arguments {
     pub pooling: bool,
     /// Whether tools can be used at all.
     pub tools: bool,
+    /// Whether thoughts are told apart from the answer.
+    pub reasoning: bool,
     /// Whether it can sleep.
     pub sleep_mode: bool,
     /// The flags as they were given, for the log.
@@ -150,6 +152,7 @@ impl Arguments {
             prompt_token_details: all("--enable-prompt-tokens-details").is_some(),
             pooling: one("--runner").as_deref() == Some("pooling"),
             tools: all("--enable-auto-tool-choice").is_some(),
+            reasoning: one("--reasoning-parser").is_some(),
             sleep_mode: all("--enable-sleep-mode").is_some(),
             given,
         })

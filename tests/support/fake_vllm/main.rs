@@ -19,7 +19,7 @@
 //! | `FAKE_VLLM_FIRST_TOKEN_MS` | milliseconds before the first token (0) |
 //! | `FAKE_VLLM_FAULT` | `N:fault`: after N tokens of any answer, this fault (see [`fault::Fault`]) |
 //! | `FAKE_VLLM_REPLAY` | `file:N`: answer every generation with the bytes of this file as the event stream, N bytes a piece |
-//! | `FAKE_VLLM_REPLAY_DIR` | where `FAKE:replay NAME N` finds its files |
+//! | `FAKE_VLLM_REPLAY_DIR` | where `FAKE:replay NAME N` finds its files: NAME; NAME.json for whole answers where there is one |
 //! | `FAKE_VLLM_IGNORE_TERM` | `1`: no process of the tree cares about SIGTERM |
 //! | `FAKE_VLLM_ZOMBIES` | leave N dead children behind that only the nearest subreaper can collect (0) |
 //! | `FAKE_VLLM_STRAYS` | keep N descendants that have left the session and ignore SIGTERM (0) |
@@ -40,14 +40,17 @@ mod embeddings;
 mod engine;
 mod fault;
 mod frontend;
+mod messages;
 mod metrics;
 mod openai;
 mod processes;
 mod responses;
 mod run;
+mod scores;
 mod server;
 mod settings;
 mod sleep;
+mod speech;
 mod startup;
 mod vocabulary;
 

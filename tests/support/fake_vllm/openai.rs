@@ -463,7 +463,8 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
             let message = "Cannot apply chat template to an empty conversation. Provide at least one message.";
             return Err(Refusal::new(400, "BadRequestError", message));
         }
-        let last = messages.iter().rev().find(|message| message["role"] == "user").map(answer::content);
+        let said = |message: &&Value| message["role"] == "user" || message["role"] == "tool";
+        let last = messages.iter().rev().find(said).map(answer::content);
         let parts = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
         if parts.into_iter().any(|part| part["type"] != "text") && !engine.arguments.reads_images() {
             let message = format!("{} is not a multimodal model", engine.arguments.served_names[0]);

@@ -19,14 +19,15 @@ use tokio::sync::mpsc;
 
 use crate::engine::Engine;
 use crate::fault::{Fault, Planned};
+use crate::messages::{self, Accepted};
 use crate::openai::{self, Job, Kind, Refusal};
 use crate::run::{Run, Step};
-use crate::{embeddings, metrics, responses, sleep};
+use crate::{embeddings, metrics, responses, scores, sleep, speech};
 
 /// The connection ends in the middle of an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("cut off")]
-struct CutOff;
+pub struct CutOff;
 
 impl From<Infallible> for CutOff {
     fn from(never: Infallible) -> Self {
@@ -95,10 +96,22 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         return Ok(get(path, &engine));
     }
     // A pooling engine has other routes than one that generates.
-    let kind = match (path, engine.arguments.pooling) {
-        ("/v1/chat/completions", false) => Some(Kind::Chat),
-        ("/v1/completions", false) => Some(Kind::Text),
-        ("/v1/responses", false) | ("/v1/embeddings", true) => None,
+    let asked = match (path, engine.arguments.pooling) {
+        ("/v1/chat/completions", false) => Asked::Generation(Kind::Chat),
+        ("/v1/completions", false) => Asked::Generation(Kind::Text),
+        ("/v1/messages", false) => Asked::Message,
+        ("/v1/messages/count_tokens", false) => Asked::Count,
+        ("/v1/responses", false) => Asked::Response,
+        ("/v1/embeddings", true) => Asked::Vectors,
+        ("/v1/score" | "/v1/rerank" | "/pooling", true) => Asked::Scores,
+        ("/v1/audio/transcriptions", false) if speech::listens(&engine) => {
+            let kind = head.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+            engine.record(json!({"path": path, "headers": {"content-type": kind}, "body": null}));
+            return Ok(match speech::answer(&engine, kind, &body) {
+                Ok(answer) => json_answer(200, &answer),
+                Err(refusal) => refused(&refusal),
+            });
+        }
         ("/tokenize" | "/detokenize", _) => return Ok(tokens(path, &body, &engine)),
         _ => {
             let answer = sleep::post(path, head.uri.query().unwrap_or_default(), &body, &engine).await;
@@ -136,24 +149,79 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     if *engine.core_dead.borrow() || engine.sleep.weights_lost() {
         return Ok(refused(&Refusal::engine_dead()));
     }
-    let Some(kind) = kind else {
-        return match path {
-            "/v1/responses" => respond(engine, &value, &raw).await,
-            _ => embed(&engine, &value, &raw).await,
-        };
+    let id = header("x-request-id");
+    let answer = match asked {
+        Asked::Response => return respond(engine, &value, &raw).await,
+        Asked::Vectors => return embed(&engine, &value, &raw).await,
+        Asked::Scores => {
+            return Ok(match scores::answer(&engine, path, &value) {
+                Ok(answer) => json_answer(200, &answer),
+                Err(refusal) => refused(&refusal),
+            });
+        }
+        Asked::Count => {
+            return Ok(match messages::count(&engine, &value) {
+                Ok(count) => json_answer(200, &count),
+                Err(refusal) => json_answer(refusal.status, &messages::refused(&refusal)),
+            });
+        }
+        Asked::Message => match Accepted::new(&engine, &value, id.as_deref()) {
+            Ok(accepted) => Answer::Message(accepted),
+            Err(refusal) => return Ok(json_answer(refusal.status, &messages::refused(&refusal))),
+        },
+        Asked::Generation(kind) => match Job::new(&engine, kind, &value, id.as_deref()) {
+            Ok(job) => Answer::Generation(job),
+            Err(refusal) => return Ok(refused(&refusal)),
+        },
     };
-    let job = match Job::new(&engine, kind, &value, header("x-request-id").as_deref()) {
-        Ok(job) => job,
-        Err(refusal) => return Ok(refused(&refusal)),
-    };
+    let job = answer.job();
     let run = Run::new(engine.start_running(), job.tokens.clone(), job.fault);
     if let Some(fault) = job.fault.filter(|planned| planned.fault.comes_first()).map(|planned| planned.fault) {
         return instead(fault, &raw);
     }
-    if let Some((file, piece)) = replay_file(&job, &engine) {
-        return Ok(replay(&file, piece, run));
+    if let Some((file, piece)) = replay_file(job, &engine) {
+        return Ok(if job.stream { replay(&file, piece, run) } else { replay_whole(&file) });
     }
-    if job.stream { Ok(stream(job, run, engine)) } else { whole(job, run, &engine).await }
+    if job.stream { Ok(stream(answer, run, engine)) } else { whole(answer, run, &engine).await }
+}
+
+/// What a request is for.
+enum Asked {
+    Generation(Kind),
+    Message,
+    Count,
+    Response,
+    Vectors,
+    Scores,
+}
+
+/// An answer to be made, and its shape.
+enum Answer {
+    Generation(Job),
+    Message(Accepted),
+}
+
+impl Answer {
+    fn job(&self) -> &Job {
+        match self {
+            Self::Generation(job) => job,
+            Self::Message(accepted) => &accepted.job,
+        }
+    }
+
+    async fn events(&self, run: Run, engine: &Engine, sender: &Pieces) -> Option<()> {
+        match self {
+            Self::Generation(job) => events(job, run, engine, sender).await,
+            Self::Message(accepted) => accepted.events(run, engine, sender).await,
+        }
+    }
+
+    fn whole(&self, sent: usize, aborted: bool, run: &Run) -> Value {
+        match self {
+            Self::Generation(job) => job.whole(sent, aborted, run.times()),
+            Self::Message(accepted) => accepted.whole(sent, aborted),
+        }
+    }
 }
 
 /// A response, in one piece or as events.
@@ -247,7 +315,7 @@ fn get(path: &str, engine: &Engine) -> Response<Body> {
         "/metrics" => typed(200, "text/plain; version=1.0.0; charset=utf-8", metrics::render(engine)),
         "/v1/models" => json_answer(200, &models(engine)),
         "/fake/requests" => json_answer(200, &engine.last_request()),
-        "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/tokenize" | "/detokenize" => {
+        "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/v1/messages" | "/tokenize" | "/detokenize" => {
             json_answer(405, &json!({"detail": "Method Not Allowed"}))
         }
         _ => {
@@ -303,37 +371,38 @@ fn tokens(path: &str, body: &[u8], engine: &Arc<Engine>) -> Response<Body> {
 }
 
 /// The answer in one piece, after all its tokens have come.
-async fn whole(job: Job, mut run: Run, engine: &Engine) -> Result<Response<Body>, CutOff> {
+async fn whole(answer: Answer, mut run: Run, engine: &Engine) -> Result<Response<Body>, CutOff> {
     let mut sent = 0;
     loop {
         match run.step().await {
             Step::Token(index) => sent = index + 1,
             Step::EngineError => return Ok(refused(&Refusal::engine_dead())),
             Step::Cut => return Err(CutOff),
-            Step::Aborted => return Ok(json_answer(200, &job.whole(sent, true, run.times()))),
+            Step::Aborted => return Ok(json_answer(200, &answer.whole(sent, true, &run))),
             Step::Finished | Step::NoDone => {
-                job.count(engine);
-                return Ok(json_answer(200, &job.whole(sent, false, run.times())));
+                answer.job().count(engine);
+                return Ok(json_answer(200, &answer.whole(sent, false, &run)));
             }
         }
     }
 }
 
 /// The answer as events, each sent when its token comes.
-fn stream(job: Job, run: Run, engine: Arc<Engine>) -> Response<Body> {
+fn stream(answer: Answer, run: Run, engine: Arc<Engine>) -> Response<Body> {
     let (sender, pieces) = mpsc::channel(8);
     tokio::spawn(async move {
         let closed = sender.clone();
         tokio::select! {
             // Hanging up is an abort, even while no token comes.
             () = closed.closed() => {}
-            _ = events(&job, run, &engine, &sender) => {}
+            _ = answer.events(run, &engine, &sender) => {}
         }
     });
     event_stream(pieces)
 }
 
-type Pieces = mpsc::Sender<Result<Bytes, CutOff>>;
+/// Takes the pieces of a stream.
+pub type Pieces = mpsc::Sender<Result<Bytes, CutOff>>;
 
 async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Option<()> {
     let event = |value: &Value| Ok(Bytes::from(format!("data: {value}\n\n")));
@@ -410,6 +479,16 @@ fn replay(file: &Path, piece: usize, run: Run) -> Response<Body> {
         }
     });
     event_stream(pieces)
+}
+
+/// A whole answer: NAME.json where a recorded stream of that NAME has one beside it, else the file itself.
+fn replay_whole(file: &Path) -> Response<Body> {
+    let beside = file.with_added_extension("json");
+    let file = if beside.exists() { &beside } else { file };
+    match std::fs::read_to_string(file) {
+        Ok(text) => typed(200, "application/json", text),
+        Err(error) => panic!("replay: {}: {error}", file.display()),
+    }
 }
 
 /// What comes instead of an answer.

@@ -66,7 +66,7 @@ impl Request {
         }
         text.push_str("\r\n");
         let mut bytes = text.into_bytes();
-        bytes.extend(self.body.iter().flatten());
+        bytes.extend_from_slice(self.body.as_deref().unwrap_or_default());
         bytes
     }
 }
@@ -225,6 +225,13 @@ impl Client {
 }
 
 impl Exchange {
+    /// Sends the next request over the same connection and reads the whole answer.
+    pub async fn ask(&mut self, request: &Request) -> io::Result<Answer> {
+        self.write(&request.bytes()).await?;
+        self.method.clone_from(&request.method);
+        self.answer().await
+    }
+
     /// Sends bytes as they are.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.wire.get_mut().write_all(bytes).await?;

@@ -448,6 +448,18 @@ impl Builder {
         self
     }
 
+    /// Installs an embedding model beside the one that is served.
+    pub fn with_embedder(self) -> Self {
+        embedder::install(&self.path().join("models"));
+        self
+    }
+
+    /// Installs a model that calls functions, thinks and reads images beside the one that is served.
+    pub fn with_thinker(self) -> Self {
+        model::install_thinker(&self.path().join("models"));
+        self
+    }
+
     /// Installs the default model a second time, under another name.
     pub fn with_copy(self, model: &str, tag: &str) -> Self {
         model::install_copy(&self.path().join("models"), model, tag);

@@ -1,17 +1,18 @@
 """The `ollama` and `openai` Python packages against a running vllama that serves all-minilm.
 
-Usage: OLLAMA_HOST=127.0.0.1:PORT python -m unittest discover -s tests/clients -p 'embed_*.py'
+Usage: OLLAMA_HOST=127.0.0.1:PORT python -m unittest discover -s tests/clients
 """
 
 import asyncio
 import math
-import os
 import unittest
 
 import ollama
 import openai
 
-MODEL = "all-minilm"
+from server import EMBEDDING as MODEL
+from server import HOST
+
 SKY = "why is the sky blue?"
 
 
@@ -60,7 +61,7 @@ class OllamaPackage(unittest.TestCase):
 
 class OpenAiPackage(unittest.TestCase):
     def setUp(self):
-        self.client = openai.OpenAI(base_url=f"http://{os.environ['OLLAMA_HOST']}/v1", api_key="none", max_retries=0)
+        self.client = openai.OpenAI(base_url=f"http://{HOST}/v1", api_key="none", max_retries=0)
         self.addCleanup(self.client.close)
 
     def test_embeddings_are_those_of_the_native_api(self):
