@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -42,6 +43,8 @@ pub struct App {
     pub default_model: Option<ModelName>,
     /// What the hardware helper last said about the GPUs; `None` when there are none or nothing is known. Must not wait.
     pub gpus: Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>,
+    /// Whether vllama is on its way out: ready for nobody, whatever its engines do.
+    pub stopping: AtomicBool,
     /// `num_ctx` of requests and models that say nothing, in tokens; `None` = what the engine takes.
     pub context_length: Option<u64>,
     /// When vllama started.
@@ -70,7 +73,8 @@ impl App {
     fn report(&self, snapshot: &Snapshot) -> Health {
         let default =
             self.default_model.as_ref().map(|name| (name, self.store.find(name).map(|model| model.engine_key())));
-        Health::report(snapshot, default, (self.gpus)(), self.started.elapsed())
+        let health = Health::report(snapshot, default, (self.gpus)(), self.started.elapsed());
+        if self.stopping.load(Ordering::Relaxed) { health.stopping() } else { health }
     }
 }
 

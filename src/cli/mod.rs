@@ -1,6 +1,7 @@
 //! The verbs, one file each. In: the command line. Out: text for people or programs, and an exit code: 0 ok, 1 failed,
 //! 2 wrong input. May look into every room; nobody looks in here.
 
+mod doctor;
 mod explain;
 mod import;
 mod init;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
             config: &config,
         }),
         Verb::Explain { model, config } => explain::run(&model, &config),
+        Verb::Doctor(config) => doctor::run(&config),
         Verb::Init(command) => init::run(command),
         Verb::Version => {
             println!("vllama {}", env!("CARGO_PKG_VERSION"));

@@ -1,20 +1,25 @@
 //! `vllama serve [MODEL]`: opens the port, loads the model, serves until it is told to stop.
 
+mod doors;
 mod engines;
 mod keep_alives;
+mod notify;
 mod preflight;
+mod reload;
 mod run_directory;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use keep_alives::KeepAlives;
+use doors::Sockets;
+use notify::Notifier;
+use reload::{Reload, Wanted};
 
 use super::planning;
 use super::problem::Problem;
@@ -23,7 +28,7 @@ use crate::api::App;
 use crate::api::ollama::change;
 use crate::config::Config;
 use crate::gpu;
-use crate::init::{Init, Signal, Spawner};
+use crate::init::{Init, Pulse, Signal, Spawner};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
@@ -44,13 +49,13 @@ pub(super) fn run(config: Config) -> i32 {
 
 /// What is ready before the runtime starts.
 struct Ground {
-    config: Config,
-    listener: TcpListener,
+    wanted: Wanted,
+    sockets: Sockets,
     store: Store,
     model: Option<Arc<Installed>>,
-    keep_alives: KeepAlives,
     progress: Arc<Progress>,
     spawner: Spawner,
+    pulse: Pulse,
     /// Held as long as vllama runs.
     _run_lock: run_directory::Lock,
 }
@@ -59,6 +64,8 @@ fn start(config: Config) -> Result<i32, Problem> {
     let begun = Instant::now();
     let init = Init::new()
         .map_err(|error| Problem::new("cannot start", error, "check the limits of this user (`ulimit -a`)"))?;
+    // Before anything else is opened.
+    let inherited = doors::inherited(&config)?;
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
@@ -73,12 +80,12 @@ fn start(config: Config) -> Result<i32, Problem> {
         Problem::new(what, error, "choose a directory you may write with --models-dir")
     })?;
     let model = preflight::model(&store, &config)?;
-    let keep_alives = KeepAlives::read(&config)?;
-    preflight::engine(&config)?;
-    let listener = listen(&config)?;
+    let wanted = Wanted::new(config)?;
+    preflight::engine(&wanted.config)?;
+    let sockets = doors::open(&wanted.config, inherited)?;
     let (signals, receiver) = mpsc::unbounded_channel();
-    let (spawner, stopper) = (init.spawner(), init.stopper());
-    let ground = Ground { config, listener, store, model, keep_alives, progress, spawner, _run_lock: run_lock };
+    let (spawner, stopper, pulse) = (init.spawner(), init.stopper(), init.pulse());
+    let ground = Ground { wanted, sockets, store, model, progress, spawner, pulse, _run_lock: run_lock };
     std::thread::Builder::new()
         .name("vllama".into())
         .spawn(move || {
@@ -89,23 +96,6 @@ fn start(config: Config) -> Result<i32, Problem> {
         .map_err(|error| Problem::new("cannot start a thread", error, "check the limits of this user (`ulimit -u`)"))?;
     // The receiver ends with the runtime; a signal that comes then has nothing left to do.
     Ok(init.run(|signal| _ = signals.send(signal)))
-}
-
-fn listen(config: &Config) -> Result<TcpListener, Problem> {
-    let bound = TcpListener::bind(config.listen).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    bound.map_err(|error| {
-        let fix = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "stop what uses the port (another vllama, or ollama?), or choose another with OLLAMA_HOST=127.0.0.1:PORT"
-            }
-            std::io::ErrorKind::PermissionDenied => "choose a port above 1023 with OLLAMA_HOST=127.0.0.1:PORT",
-            _ => "choose an address of this machine with OLLAMA_HOST",
-        };
-        Problem::new(format!("cannot listen on {}", config.listen), error, fix)
-    })
 }
 
 /// Runs the asynchronous part on threads of its own and gives the exit code.
@@ -123,18 +113,21 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 }
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
-    let Ground { config, listener, store, model, keep_alives, progress, spawner, _run_lock } = ground;
+    let Ground { wanted, sockets, store, model, progress, spawner, pulse, _run_lock } = ground;
+    let config = wanted.config.clone();
     let no_model = match store.list().is_empty() {
         true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
         false => "no model is loaded before somebody asks for one",
     };
-    let address = listener.local_addr().unwrap_or(config.listen);
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+    let address = sockets.address(&config);
+    let doors = match sockets.doors() {
+        Ok(doors) => doors,
         Err(error) => {
             return Problem::new("cannot listen", error, "check the limits of this user (`ulimit -n`)").tell();
         }
     };
+    let notifier = Notifier::new(&config.service);
+    let (wanted, wanted_seen) = watch::channel(Arc::new(wanted));
     let gpus = watch_gpus(&config, spawner.clone());
     let (asked, watch) = (config.clone(), gpus.clone());
     // Waits for the driver.
@@ -144,7 +137,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         Err(error) => return Problem::new("cannot look at this machine", error, "please report this").tell(),
     };
     let settings = scheduler_settings(&config);
-    let scheduler = Scheduler::new(engines::factory(&config, hardware, keep_alives, &spawner, gpus.clone()), settings);
+    let scheduler = Scheduler::new(engines::factory(&config, wanted_seen, hardware, &spawner, gpus.clone()), settings);
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
     let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
@@ -155,6 +148,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         pulls: pulls.clone(),
         default_model: model.as_ref().map(|model| model.name.clone()),
         gpus: Box::new(move || serde_json::to_value(&gpus.as_ref()?.latest()?.gpus).ok()),
+        stopping: AtomicBool::new(false),
         context_length: config.context_length,
         started: begun,
     });
@@ -162,15 +156,11 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         scheduler.load(model).await;
     }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let settings = server::Settings {
-        body_limit: config.body_limit,
-        upload_limit: config.blob_limit,
-        max_connections: config.max_connections,
-        origins: config.origins.clone(),
-        hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
-        ..server::Settings::default()
-    };
-    let server = tokio::spawn(server::serve(listener, app, settings, phase_seen));
+    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config)));
+    let server = tokio::spawn(server::serve(doors, app.clone(), server_seen, phase_seen));
+    notifier.say("READY=1");
+    tokio::spawn(notifier.clone().keep_telling(scheduler.clone(), config.service.watchdog, pulse));
+    let reload = Arc::new(Reload { started: config, wanted, server: server_wanted, scheduler: scheduler.clone() });
     progress.event(&json!({"event": "listening", "address": address.to_string()}));
     progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
     if model.is_none() {
@@ -178,16 +168,19 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     }
     tokio::spawn(tell_engines(scheduler.clone(), progress.clone(), format!("http://{address}")));
 
-    let patient = wait_for_stop(&mut signals, &scheduler).await;
+    let patient = wait_for_stop(&mut signals, &scheduler, &reload, &notifier).await;
+    notifier.say("STOPPING=1");
     progress.event(&json!({"event": "stopping"}));
-    let drain = if patient { config.drain } else { Duration::ZERO };
+    let drain = if patient { reload.wanted.borrow().config.drain } else { Duration::ZERO };
     progress.say(&format!(
         "stopping: running requests have {} s to finish (a second signal ends them at once)",
         drain.as_secs()
     ));
+    app.stopping.store(true, Ordering::Relaxed);
+    phase.send_replace(Phase::Draining);
     // Nobody waits for gigabytes; what has come is there when vllama is back.
     pulls.close().await;
-    stop(&scheduler, &phase, server, drain, &mut signals).await;
+    stop(&scheduler, server, drain, &mut signals).await;
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
     0
@@ -208,24 +201,58 @@ fn watch_gpus(config: &Config, spawner: Spawner) -> Option<gpu::Watch> {
 }
 
 fn scheduler_settings(config: &Config) -> scheduler::Settings {
+    let scheduler::Limits { max_queue, max_loaded, max_wait, min_residence } = limits(config);
     scheduler::Settings {
-        max_queue: config.max_queue,
-        max_loaded: config.max_loaded,
-        max_wait: config.max_wait,
-        min_residence: config.min_residence,
+        max_queue,
+        max_loaded,
+        max_wait,
+        min_residence,
         replays: config.replays,
         sleeping_memory: preflight::sleeping_memory(),
         measured: config.state.join("measured.json"),
     }
 }
 
+fn limits(config: &Config) -> scheduler::Limits {
+    scheduler::Limits {
+        max_queue: config.max_queue,
+        max_loaded: config.max_loaded,
+        max_wait: config.max_wait,
+        min_residence: config.min_residence,
+    }
+}
+
+fn server_settings(config: &Config) -> server::Settings {
+    server::Settings {
+        stall_timeout: config.stall_limit,
+        body_limit: config.body_limit,
+        upload_limit: config.blob_limit,
+        max_connections: config.max_connections,
+        origins: server::Origins::new(&config.origins),
+        hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
+        ..server::Settings::default()
+    }
+}
+
 /// Obeys signals until one of them means to stop; true when what runs may finish.
-async fn wait_for_stop(signals: &mut mpsc::UnboundedReceiver<Signal>, scheduler: &Scheduler) -> bool {
+async fn wait_for_stop(
+    signals: &mut mpsc::UnboundedReceiver<Signal>,
+    scheduler: &Scheduler,
+    reload: &Arc<Reload>,
+    notifier: &Notifier,
+) -> bool {
     while let Some(signal) = signals.recv().await {
         match signal {
             Signal::Terminate | Signal::Interrupt => return true,
             Signal::Quit => return false,
-            Signal::HangUp | Signal::User1 => {
+            Signal::HangUp => {
+                notifier.say("RELOADING=1");
+                let reload = reload.clone();
+                // A panic in it has been logged, and nothing has changed.
+                let _ = tokio::task::spawn_blocking(move || reload.reload()).await;
+                notifier.say("READY=1");
+            }
+            Signal::User1 => {
                 tracing::info!(state = ?scheduler.snapshot(), "state, as asked for by a signal");
             }
             Signal::User2 => logs::toggle_debug(),
@@ -238,13 +265,11 @@ async fn wait_for_stop(signals: &mut mpsc::UnboundedReceiver<Signal>, scheduler:
 /// Gate shut, requests drained for at most this long, engine stopped; a second signal takes the patience away.
 async fn stop(
     scheduler: &Scheduler,
-    phase: &watch::Sender<Phase>,
     mut server: tokio::task::JoinHandle<()>,
     drain: Duration,
     signals: &mut mpsc::UnboundedReceiver<Signal>,
 ) {
     scheduler.close();
-    phase.send_replace(Phase::Draining);
     let at_once = tokio::select! {
         _ = &mut server => false,
         () = tokio::time::sleep(drain) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, File};
-use super::{Config, ConfigError, SETTINGS, Setting, Voice, host, ollama};
+use super::{Config, ConfigError, SETTINGS, Service, Setting, Voice, host, ollama};
 use crate::model::ModelName;
 use crate::model::plan::FrontendWish;
 
@@ -37,6 +37,8 @@ pub enum Verb {
         /// Store and settings, and how to talk.
         config: Box<Config>,
     },
+    /// Tell whether an engine could run here, and what to do where it could not.
+    Doctor(Box<Config>),
     /// Run one command below an init.
     Init(Vec<OsString>),
     /// Tell the version.
@@ -82,6 +84,7 @@ pub fn parse(
             let model = matches.get_one::<String>("what").cloned().unwrap_or_default();
             Ok(Verb::Explain { model, config: Box::new(config(matches, environment)?) })
         }
+        Some(("doctor", matches)) => Ok(Verb::Doctor(Box::new(config(matches, environment)?))),
         Some(("init", matches)) => {
             Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
         }
@@ -140,6 +143,10 @@ fn command() -> Command {
                 .required(true)
                 .help("installed model, or directory of a checkpoint (with a /)"),
         );
+    let doctor = with_settings(Command::new("doctor").about("Tell whether an engine could run here, and what to do if not"))
+        .after_help(
+            "Changes nothing. Exit code 1 when something keeps vllama from serving; warnings are 0. With --json one object.",
+        );
     let init = Command::new("init")
         .about("Run one command under a PID 1 that reaps and passes signals on")
         .after_help("The exit code is the command's own, or 128 + the signal that killed it.")
@@ -158,7 +165,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .max_term_width(110)
         .after_help("Exit codes: 0 ok, 1 failed, 2 wrong input.")
-        .subcommands([serve, import, explain, init, Command::new("version").about("Tell the version")])
+        .subcommands([serve, import, explain, doctor, init, Command::new("version").about("Tell the version")])
 }
 
 fn with_settings(command: Command) -> Command {
@@ -261,7 +268,8 @@ pub(super) fn time(text: &str) -> Option<Duration> {
     seconds.or_else(|| humantime::parse_duration(text).ok())
 }
 
-fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+    let service = Service::take(&mut environment, std::process::id());
     let no_file = File::default();
     let named = Values { matches, environment: &environment, file: &no_file }.path(file::FLAG);
     let file = File::read(named)?;
@@ -309,6 +317,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         memory_budget: values.bytes("memory-budget")?,
         max_wait: values.time("max-wait", Duration::from_secs(30))?,
         min_residence: values.time("min-residence", Duration::from_secs(10))?,
+        stall_limit: values.time("stall-timeout", Duration::from_secs(60))?,
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
         blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),
         max_connections: size(values.number("max-connections")?.unwrap_or(4096)),
@@ -332,6 +341,7 @@ fn config(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<
         run,
         warnings: ollama::without_effect(&environment),
         settings_by_model: file.models,
+        service,
         environment: environment.into_iter().collect(),
     })
 }

@@ -8,6 +8,7 @@ mod file;
 mod host;
 mod models;
 mod ollama;
+mod service;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use arguments::{Verb, parse};
 pub use models::{ModelSettings, Size};
+pub use service::Service;
 pub use settings::{SETTINGS, Setting};
 
 use crate::model::ModelName;
@@ -73,6 +75,8 @@ pub struct Config {
     pub max_wait: Duration,
     /// How long a loaded model keeps its place at least.
     pub min_residence: Duration,
+    /// How long a client may read nothing of its answer.
+    pub stall_limit: Duration,
     /// Largest request body, in bytes.
     pub body_limit: usize,
     /// Largest uploaded file, in bytes.
@@ -89,6 +93,8 @@ pub struct Config {
     pub log: String,
     /// How `vllama serve` itself talks.
     pub voice: Voice,
+    /// What the service manager that started vllama has told.
+    pub service: Service,
     /// vllama's own environment, for engines.
     pub environment: Vec<(String, String)>,
     /// What the operator should know about the environment: one sentence each.

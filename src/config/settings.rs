@@ -125,6 +125,13 @@ pub const SETTINGS: &[Setting] = &[
         "10s",
         "how long a loaded model keeps its place at least"
     ),
+    setting!(
+        "stall-timeout",
+        ["VLLAMA_STALL_TIMEOUT"],
+        "TIME",
+        "60s",
+        "a client that reads nothing of its answer for this long is cut off"
+    ),
     setting!("max-body", ["VLLAMA_MAX_BODY"], "MIB", "64", "largest request body"),
     setting!("max-blob", ["VLLAMA_MAX_BLOB"], "GIB", "1024", "largest uploaded file"),
     setting!("max-connections", ["VLLAMA_MAX_CONNECTIONS"], "NUMBER", "4096", "most connections at a time"),

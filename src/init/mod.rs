@@ -20,6 +20,7 @@
 
 mod command;
 mod fork;
+mod inherit;
 mod processes;
 mod reap;
 mod run;
@@ -29,8 +30,9 @@ mod strays;
 mod sys;
 
 pub use command::run_command;
+pub use inherit::inherited_listeners;
 pub use reap::{Exit, OnExit};
-pub use run::{Init, Signal, Stopper};
+pub use run::{Init, Pulse, Signal, Stopper};
 pub use session::Session;
 pub use spawn::{Child, GENERATION, Spawner, Spec};
 pub use strays::{kill_strays, strays};

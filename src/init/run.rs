@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -72,6 +72,25 @@ impl Stopper {
     }
 }
 
+/// Whether [`Init::run`] still turns: for a watchdog.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse {
+    turns: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    /// How often the main loop has turned so far.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Makes it turn once more, soon; it does so once a second anyway.
+    pub fn ask(&self) {
+        sys::wake();
+    }
+}
+
 /// PID 1, or a stand-in for it: owns the signals and the children of this process.
 pub struct Init {
     signals: SigSet,
@@ -79,6 +98,7 @@ pub struct Init {
     pub(super) original: SigSet,
     spawner: Spawner,
     stopper: Stopper,
+    pulse: Pulse,
 }
 
 /// How long killed programs may take to go before vllama goes without them.
@@ -132,7 +152,7 @@ impl Init {
         let run = RandomState::new().build_hasher().finish();
         let reaper = Arc::new(Reaper::default());
         let stopper = Stopper { code: Arc::new(OnceLock::new()) };
-        Ok(Self { signals, original, spawner: Spawner::new(reaper, run), stopper })
+        Ok(Self { signals, original, spawner: Spawner::new(reaper, run), stopper, pulse: Pulse::default() })
     }
 
     /// What starts programs; as many copies as wanted, usable from any thread.
@@ -145,6 +165,12 @@ impl Init {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// What tells whether [`Init::run`] still turns.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// The main loop. Blocks until [`Stopper::stop`] and returns its code; until then reaps every child at once, calls
@@ -167,6 +193,7 @@ impl Init {
         let reaper = self.spawner.reaper();
         loop {
             reaper.reap();
+            self.pulse.turns.fetch_add(1, Ordering::Relaxed);
             if let Some(code) = self.stopper.code.get() {
                 return *code;
             }

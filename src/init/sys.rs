@@ -84,6 +84,25 @@ pub(super) fn wait_signal(set: &SigSet, longest: Duration) -> Option<i32> {
     (signal > 0).then_some(signal)
 }
 
+/// Takes over a descriptor that this process was started with, which must be a listening socket. Only `inherit` may call
+/// this, once for each number and before anything else is opened.
+pub(super) fn adopt_listener(descriptor: i32) -> io::Result<OwnedFd> {
+    let mut listens: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+    // SAFETY: writes one int, of the length that is given, to a valid place, and keeps no pointer.
+    let asked = unsafe { libc::getsockopt(descriptor, level, option, (&raw mut listens).cast(), &raw mut length) };
+    // SAFETY: two numbers in; on a number that is no descriptor it fails.
+    if asked != 0 || unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if listens == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("descriptor {descriptor} does not listen")));
+    }
+    // SAFETY: it is open, and by the order above nobody else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// Whether the signal is ignored in this process.
 pub(super) fn is_ignored(signal: i32) -> bool {
     // SAFETY: an all-zero sigaction is a valid value, and with a null action nothing is changed.

@@ -16,7 +16,7 @@ use super::held::Held;
 use super::lease::Lease;
 use super::refusal::in_words;
 use super::retire::Retired;
-use super::{KeepAlive, LeaseError};
+use super::{KeepAlive, LeaseError, Limits};
 use crate::engine::Engine;
 use crate::model::Installed;
 use crate::model::plan::Device;
@@ -50,6 +50,7 @@ pub(super) enum Command {
     Restored(EngineId),
     /// The status of an engine has changed.
     Changed(EngineId),
+    SetLimits(Limits),
     Close,
     Stop {
         at_once: bool,
@@ -159,6 +160,13 @@ impl Keeper {
             Command::Retire { model, reply } => self.retire(&model, reply),
             Command::Restored(engine) => self.restore(engine),
             Command::Changed(engine) => self.engine_changed(engine),
+            Command::SetLimits(limits) => {
+                self.core.set_limits(limits);
+                for (engine, held) in &self.held {
+                    self.core.set_keep_alive(*engine, (self.factory.keep_alive)(&held.model), Instant::now());
+                }
+                self.tell(Event::Time);
+            }
             Command::Close => self.tell(Event::Close),
             Command::Stop { at_once, reply } => {
                 self.stopping.push(reply);

@@ -70,6 +70,19 @@ pub struct Settings {
     pub measured: PathBuf,
 }
 
+/// The operator's choices that may change while it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// As [`Settings::max_queue`].
+    pub max_queue: usize,
+    /// As [`Settings::max_loaded`].
+    pub max_loaded: usize,
+    /// As [`Settings::max_wait`].
+    pub max_wait: Duration,
+    /// As [`Settings::min_residence`].
+    pub min_residence: Duration,
+}
+
 /// Why no lease was given. The text is what a user is told; dialects choose status and shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
@@ -155,6 +168,11 @@ impl Scheduler {
         let (reply, retired) = oneshot::channel();
         self.command(Command::Retire { model: model.clone(), reply });
         retired.await.unwrap_or_else(|_| Retired::for_ever())
+    }
+
+    /// Other limits from now on; and the factory is asked for the keep-alive of every model anew.
+    pub fn set_limits(&self, limits: Limits) {
+        self.command(Command::SetLimits(limits));
     }
 
     /// Gives no lease any more; those that wait are told that vllama is shutting down.

@@ -18,7 +18,7 @@ const HEADERS: &str = "Authorization,Content-Type,User-Agent,Accept,X-Requested-
 const TWELVE_HOURS: &str = "43200";
 
 /// The allowed origins.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Origins {
     patterns: Vec<String>,
 }
@@ -35,7 +35,8 @@ pub enum Verdict {
 }
 
 impl Origins {
-    /// The origins that are always allowed, and those listed, each with at most one `*`.
+    /// The origins that are always allowed, and those listed, each with at most one `*`; `*` alone is all.
+    #[must_use]
     pub fn new(listed: &[String]) -> Self {
         let local = LOCAL_HOSTS.iter().flat_map(|host| {
             ["http", "https"]

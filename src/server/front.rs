@@ -7,46 +7,61 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, SERVER};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::bounded::Bounded;
-use super::cors::{self, Origins, Verdict};
+use super::cors::{self, Verdict};
 use super::patience::Patience;
 use super::record::{Record, Recorded};
 use super::router::{Entry, Found, Intake, Router};
-use super::{Settings, body, encoding, host, request_id};
+use super::running::Running;
+use super::{Phase, Settings, body, encoding, host, request_id};
 use crate::api::{self, Answering, Call, Reply, Upload};
 use crate::telemetry::Facts;
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
 
+/// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
+const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
+
 /// Everything a request meets before and after its handler.
 pub struct Front {
     router: Router,
-    origins: Origins,
-    settings: Settings,
-    /// Whether only this machine can reach the port.
-    local: bool,
+    settings: watch::Receiver<Arc<Settings>>,
+    phase: watch::Receiver<Phase>,
+    /// The requests that began while it served.
+    running: Arc<Running>,
 }
 
 impl Front {
-    /// `local` switches the host check on.
-    pub fn new(router: Router, settings: Settings, local: bool) -> Self {
-        Self { router, origins: Origins::new(&settings.origins), settings, local }
+    /// Everything a request meets.
+    pub fn new(router: Router, settings: watch::Receiver<Arc<Settings>>, phase: watch::Receiver<Phase>) -> Self {
+        Self { router, settings, phase, running: Arc::default() }
     }
 
-    /// The settings.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// The settings now: they may change between two requests.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
     }
 
-    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it.
-    pub async fn answer(&self, request: Request<Incoming>, patience: Arc<Patience>) -> Response<Recorded> {
+    /// The requests that began before the drain and still run.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it. `local` switches the
+    /// host check on: only this machine can reach the port that it came by.
+    pub async fn answer(&self, request: Request<Incoming>, patience: Arc<Patience>, local: bool) -> Response<Recorded> {
         patience.begin();
+        // Counted first: whoever waits for none after the phase has changed then misses no request.
+        let run = self.running.begin();
+        let draining = *self.phase.borrow() == Phase::Draining;
+        let settings = self.settings();
         let (head, body) = request.into_parts();
         let request_id = request_id::of(&head.headers);
         let span = tracing::info_span!("request", request_id = &*request_id);
@@ -60,6 +75,7 @@ impl Front {
             status: None,
             ended: false,
             patience,
+            _run: (!draining).then_some(run),
         };
         let call = Call {
             method: head.method.clone(),
@@ -70,9 +86,17 @@ impl Front {
             facts,
             arrived: record.arrived,
         };
-        let mut reply = self.admit(&head, body, call).instrument(span).await;
+        let mut reply = self.admit(&head, body, call, &settings, local).instrument(span).await;
+        let status = reply.status();
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
+        if draining || *self.phase.borrow() == Phase::Draining {
+            // The client's next request belongs to whoever serves next.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            if status == StatusCode::SERVICE_UNAVAILABLE {
+                headers.entry(RETRY_AFTER).or_insert(BACK_SOON);
+            }
+        }
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             headers.insert(request_id::HEADER, id);
         }
@@ -83,13 +107,20 @@ impl Front {
     }
 
     /// Host and origin first: a page that may not ask must not cause anything either.
-    async fn admit(&self, head: &request::Parts, body: Incoming, call: Call) -> Reply {
+    async fn admit(
+        &self,
+        head: &request::Parts,
+        body: Incoming,
+        call: Call,
+        settings: &Settings,
+        local: bool,
+    ) -> Reply {
         let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
-        if self.local && !host::is_ours(named, self.settings.hostname.as_deref()) {
+        if local && !host::is_ours(named, settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }
-        let origin = match self.origins.judge(&head.headers) {
-            Verdict::NotCrossOrigin => return self.route(head, body, call).await,
+        let origin = match settings.origins.judge(&head.headers) {
+            Verdict::NotCrossOrigin => return self.route(head, body, call, settings).await,
             Verdict::Forbidden => return empty(StatusCode::FORBIDDEN),
             Verdict::Allowed(origin) => origin,
         };
@@ -98,15 +129,15 @@ impl Front {
             cors::preflight(reply.headers_mut());
             reply
         } else {
-            self.route(head, body, call).await
+            self.route(head, body, call, settings).await
         };
         cors::allow(reply.headers_mut(), origin);
         reply
     }
 
-    async fn route(&self, head: &request::Parts, body: Incoming, call: Call) -> Reply {
+    async fn route(&self, head: &request::Parts, body: Incoming, call: Call, settings: &Settings) -> Reply {
         match self.router.find(&head.method, head.uri.path()) {
-            Found::Route(entry) => self.call(entry, head, body, call).await,
+            Found::Route(entry) => Self::call(entry, head, body, call, settings).await,
             Found::OtherMethods(methods) => {
                 let stray = Router::stray(head.uri.path());
                 let mut reply = stray(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed", &call.request_id);
@@ -134,9 +165,9 @@ impl Front {
         }
     }
 
-    async fn call(&self, entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call) -> Reply {
+    async fn call(entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call, settings: &Settings) -> Reply {
         call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
-        let Settings { body_limit, upload_limit, body_timeout, .. } = self.settings;
+        let Settings { body_limit, upload_limit, body_timeout, .. } = *settings;
         let asks_first = head.headers.contains_key(EXPECT);
         let has_body = !matches!(head.method, Method::GET | Method::HEAD);
         match entry.intake {

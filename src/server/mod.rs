@@ -13,6 +13,7 @@ mod patience;
 mod record;
 mod request_id;
 mod router;
+mod running;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::api::App;
+pub use cors::Origins;
 use front::Front;
 use patience::{Patience, Patient};
 use router::Router;
@@ -45,12 +47,14 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// How long a client may be silent in the middle of a body; then it is answered 408.
     pub body_timeout: Duration,
+    /// How long a client may read nothing of an answer that waits for it; then its connection and its request end.
+    pub stall_timeout: Duration,
     /// How long a connection may stay open between two requests.
     pub idle_timeout: Duration,
     /// Connections at a time; more wait in the kernel's queue.
     pub max_connections: usize,
-    /// Origins allowed beside the local ones (ollama-api §8.1): each with at most one `*`; `*` alone is all.
-    pub origins: Vec<String>,
+    /// Origins whose pages may ask (ollama-api §8.1).
+    pub origins: Origins,
     /// Name of this machine, one of the names the host check lets through (ollama-api §8.2).
     pub hostname: Option<String>,
 }
@@ -63,9 +67,10 @@ impl Default for Settings {
             header_limit: 64 * 1024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),
             max_connections: 4096,
-            origins: Vec::new(),
+            origins: Origins::new(&[]),
             hostname: None,
         }
     }
@@ -77,32 +82,73 @@ pub enum Phase {
     /// Serve.
     #[default]
     Serving,
-    /// Take no more connections, finish what runs, and end.
+    /// Finish what runs, and end.
     Draining,
 }
 
-/// Serves until the phase is [`Phase::Draining`] (or its sender is gone), then closes the port and idle connections,
-/// finishes the requests that run, and returns. Dropping the future cuts them off.
-pub async fn serve(listener: TcpListener, app: Arc<App>, settings: Settings, shutdown: watch::Receiver<Phase>) {
-    serve_routes(listener, Router::new(app), settings, shutdown).await;
+/// A port that clients come in by.
+#[derive(Debug)]
+pub struct Door {
+    /// Its socket.
+    pub listener: TcpListener,
+    /// Whether somebody else holds the socket too (systemd's socket activation): who comes when this vllama does not
+    /// serve any more waits in it for the next one.
+    pub inherited: bool,
 }
 
-async fn serve_routes(listener: TcpListener, router: Router, settings: Settings, mut shutdown: watch::Receiver<Phase>) {
+/// Serves at all doors until the phase is [`Phase::Draining`] (or its sender is gone). Then it answers on, so that load
+/// balancers learn that it is not ready and new inference is refused, each answer with `Connection: close`, until the last
+/// request that began before has ended; closes the ports, ends idle connections and returns. An inherited door takes nobody
+/// any more from the beginning of that. Dropping the future cuts everything off. Settings may change while it serves;
+/// `max_connections` may not.
+pub async fn serve(
+    doors: Vec<Door>,
+    app: Arc<App>,
+    settings: watch::Receiver<Arc<Settings>>,
+    phase: watch::Receiver<Phase>,
+) {
+    serve_routes(doors, Router::new(app), settings, phase).await;
+}
+
+async fn serve_routes(
+    doors: Vec<Door>,
+    router: Router,
+    settings: watch::Receiver<Arc<Settings>>,
+    phase: watch::Receiver<Phase>,
+) {
+    let places = Arc::new(Semaphore::new(settings.borrow().max_connections));
+    let front = Arc::new(Front::new(router, settings, phase.clone()));
+    let mut open = JoinSet::new();
+    for door in doors {
+        open.spawn(attend(door, front.clone(), places.clone(), phase.clone()));
+    }
+    while open.join_next().await.is_some() {}
+}
+
+/// Takes the connections of one door, and serves them to their ends.
+async fn attend(door: Door, front: Arc<Front>, places: Arc<Semaphore>, mut phase: watch::Receiver<Phase>) {
+    let Door { listener, inherited } = door;
     // Only a server for this machine alone has to fear pages that make a name point to it.
     let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let places = Arc::new(Semaphore::new(settings.max_connections));
-    let front = Arc::new(Front::new(router, settings, local));
+    let (close, closing) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let counted = front.clone();
+    let mut ends = std::pin::pin!(async {
+        draining(&mut phase).await;
+        if !inherited {
+            counted.running().none().await;
+        }
+    });
     loop {
         let accepted = tokio::select! {
-            () = draining(&mut shutdown) => break,
+            () = &mut ends => break,
             // Its outcome is nobody's business: a panic has been logged, and the rest was the client's doing.
             Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
         match accepted {
             Ok((stream, place)) => {
-                let connection = connection(stream, front.clone(), shutdown.clone());
+                let connection = connection(stream, front.clone(), local, closing.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
@@ -117,6 +163,8 @@ async fn serve_routes(listener: TcpListener, router: Router, settings: Settings,
     }
     drop(listener);
     tracing::debug!(connections = connections.len(), "the port is closed; finishing what runs");
+    front.running().none().await;
+    close.send_replace(true);
     while connections.join_next().await.is_some() {}
 }
 
@@ -135,28 +183,33 @@ async fn draining(shutdown: &mut watch::Receiver<Phase>) {
     let _ = shutdown.wait_for(|phase| *phase == Phase::Draining).await;
 }
 
+/// Waits until connections may not rest any more.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
 /// Serves one connection to its end.
-async fn connection(stream: TcpStream, front: Arc<Front>, mut shutdown: watch::Receiver<Phase>) {
+async fn connection(stream: TcpStream, front: Arc<Front>, local: bool, mut closing: watch::Receiver<bool>) {
     // Every token is a small write, and is wanted at once.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let settings = front.settings();
     let patience = Arc::new(Patience::default());
-    let stream = Patient::new(stream, patience.clone(), settings.header_timeout);
+    let stream = Patient::new(stream, patience.clone(), settings.header_timeout, settings.stall_timeout);
     let mut http = http1::Builder::new();
     http.max_buf_size(settings.header_limit.max(8192));
     // hyper counts from the end of the last answer, so this is the time to rest; `Patient` hurries heads.
     http.timer(TokioTimer::new()).header_read_timeout(settings.idle_timeout);
     let service = service_fn(move |request| {
         let (front, patience) = (front.clone(), patience.clone());
-        async move { Ok::<_, std::convert::Infallible>(front.answer(request, patience).await) }
+        async move { Ok::<_, std::convert::Infallible>(front.answer(request, patience, local).await) }
     });
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
-        () = draining(&mut shutdown) => {
+        () = closed(&mut closing) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -1,4 +1,4 @@
-//! How long a client may take to send a head. hyper has one time for that and for resting between two requests; a head
+//! How long a client may take to send a head, and to take what it is sent.  hyper has one time for that and for resting between two requests; a head
 //! should take seconds, but clients that keep their connection for later must not lose it after seconds.
 
 use std::io;
@@ -30,7 +30,8 @@ impl Patience {
     }
 }
 
-/// A stream that fails with [`io::ErrorKind::TimedOut`] when its client has begun a head and does not finish it.
+/// A stream that fails with [`io::ErrorKind::TimedOut`] when its client has begun a head and does not finish it, or does
+/// not read what it is sent: the kernel's buffers and hyper's are full then, and its request holds a place that others wait for.
 pub struct Patient<S> {
     stream: S,
     patience: Arc<Patience>,
@@ -41,12 +42,35 @@ pub struct Patient<S> {
     hurried: bool,
     /// Requests that had ended when that was decided.
     ended: usize,
+    /// How long a client may take nothing of what waits for it.
+    stall_time: Duration,
+    stall: Pin<Box<Sleep>>,
+    /// Whether something waits, so that this deadline counts.
+    stalled: bool,
 }
 
 impl<S> Patient<S> {
     /// The time for the first head begins at once.
-    pub fn new(stream: S, patience: Arc<Patience>, time: Duration) -> Self {
-        Self { stream, patience, time, deadline: Box::pin(sleep(time)), hurried: true, ended: 0 }
+    pub fn new(stream: S, patience: Arc<Patience>, time: Duration, stall_time: Duration) -> Self {
+        let (deadline, stall) = (Box::pin(sleep(time)), Box::pin(sleep(stall_time)));
+        Self { stream, patience, time, deadline, hurried: true, ended: 0, stall_time, stall, stalled: false }
+    }
+
+    /// What becomes of a write: one that cannot go on is given up after a while.
+    fn within<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = false;
+            return written;
+        }
+        if !self.stalled {
+            self.stalled = true;
+            let deadline = Instant::now() + self.stall_time;
+            self.stall.as_mut().reset(deadline);
+        }
+        if self.stall.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
     }
 }
 
@@ -83,7 +107,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.within(written, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -99,7 +124,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.within(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {

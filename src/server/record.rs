@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tracing::Span;
 
 use super::patience::Patience;
+use super::running::Run;
 use crate::api;
 use crate::telemetry::Facts;
 
@@ -36,6 +37,8 @@ pub struct Record {
     pub ended: bool,
     /// Is told when the request is over.
     pub patience: Arc<Patience>,
+    /// Counts the request among those that a drain waits for; `None` when it began during one.
+    pub _run: Option<Run>,
 }
 
 impl Drop for Record {

@@ -22,6 +22,7 @@ const SOON: Duration = Duration::from_secs(5);
 struct Server {
     address: SocketAddr,
     phase: watch::Sender<Phase>,
+    settings: watch::Sender<Arc<Settings>>,
     served: JoinHandle<()>,
     /// Waiting handlers now.
     waiting: Arc<AtomicUsize>,
@@ -35,6 +36,23 @@ struct Counted(Arc<AtomicUsize>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An answer without end.
+struct Flood {
+    _counted: Counted,
+}
+
+impl http_body::Body for Flood {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[b'x'; 8192])))))
     }
 }
 
@@ -84,6 +102,15 @@ impl Server {
                     })
                 })
             },
+            entry(GET, "/busy", |_| Box::pin(async { ollama::error::refuse(StatusCode::SERVICE_UNAVAILABLE, "busy") })),
+            entry(GET, "/flood", {
+                let floods = waiting.clone();
+                move |_| {
+                    floods.fetch_add(1, Ordering::SeqCst);
+                    let flood = Flood { _counted: Counted(floods.clone()) };
+                    Box::pin(async { Reply::new(api::Body::Stream(Box::pin(flood))) })
+                }
+            }),
             entry(GET, "/id", |call| Box::pin(async move { plain(call.request_id.to_string()) })),
             entry(GET, "/panic", |_| Box::pin(async { panic!("a bug for a test") })),
             entry(GET, "/panic-early", |_| panic!("an early bug for a test")),
@@ -100,8 +127,10 @@ impl Server {
             }),
         ]);
         let (phase, shutdown) = watch::channel(Phase::Serving);
-        let served = tokio::spawn(serve_routes(listener, router, settings, shutdown));
-        Self { address, phase, served, waiting, release }
+        let (settings, seen) = watch::channel(Arc::new(settings));
+        let doors = vec![Door { listener, inherited: false }];
+        let served = tokio::spawn(serve_routes(doors, router, seen, shutdown));
+        Self { address, phase, settings, served, waiting, release }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -285,23 +314,67 @@ async fn a_client_that_goes_away_takes_its_request_with_it() {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
+async fn a_drain_finishes_what_runs_and_meanwhile_answers_each_with_a_close() {
     let server = Server::start(Settings::default()).await;
+    let kept = get("/hello").replace("Connection: close\r\n", "");
     let mut idle = server.connect().await;
-    idle.write_all(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+    idle.write_all(kept.as_bytes()).await.expect("sent");
     let mut bytes = [0; 1024];
-    assert!(idle.read(&mut bytes).await.expect("an answer") > 0);
+    let length = idle.read(&mut bytes).await.expect("an answer");
+    assert!(!String::from_utf8_lossy(&bytes[..length]).contains("connection: close"));
     let mut running = server.connect().await;
     running.write_all(post("/wait", "{}").replace("Connection: close\r\n", "").as_bytes()).await.expect("sent");
     server.until_waiting(1).await;
+    let mut silent = server.connect().await;
     server.phase.send_replace(Phase::Draining);
-    assert_eq!(read_to_end(&mut idle).await, "", "idle connections are closed");
-    assert!(TcpStream::connect(server.address).await.is_err(), "the port is closed");
+    for answer in [
+        {
+            idle.write_all(kept.as_bytes()).await.expect("the kept connection is open");
+            read_to_end(&mut idle).await
+        },
+        server.ask(&kept).await,
+    ] {
+        assert!(answer.ends_with("hello") && answer.contains("connection: close\r\n"), "{answer}");
+    }
+    let busy = server.ask(&get("/busy")).await;
+    assert!(busy.starts_with("HTTP/1.1 503 ") && busy.contains("retry-after: 5\r\n"), "{busy}");
     assert!(!server.served.is_finished());
     server.release();
     let answer = read_to_end(&mut running).await;
     assert!(answer.ends_with("waited") && answer.contains("connection: close"), "{answer}");
     timeout(SOON, server.served).await.expect("the server ends").expect("without a panic");
+    assert_eq!(read_to_end(&mut silent).await, "", "idle connections are closed");
+    assert!(TcpStream::connect(server.address).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn settings_may_change_between_two_requests_of_a_connection() {
+    let server = Server::start(Settings::default()).await;
+    let page = get("/hello").replace("\r\n\r\n", "\r\nOrigin: https://a.example\r\n\r\n");
+    assert!(server.ask(&page).await.starts_with("HTTP/1.1 403 "));
+    let origins = Origins::new(&["https://a.example".to_owned()]);
+    server.settings.send_replace(Arc::new(Settings { origins, body_limit: 3, ..Settings::default() }));
+    assert!(server.ask(&page).await.starts_with("HTTP/1.1 200 "));
+    assert!(server.ask(&post("/echo", "long")).await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not() {
+    let settings = Settings { stall_timeout: Duration::from_millis(300), ..Settings::default() };
+    let server = Server::start(settings).await;
+    let mut stalled = server.connect().await;
+    stalled.write_all(get("/flood").as_bytes()).await.expect("sent");
+    server.until_waiting(1).await;
+    server.until_waiting(0).await;
+    let mut slow = server.connect().await;
+    slow.write_all(get("/flood").as_bytes()).await.expect("sent");
+    let began = std::time::Instant::now();
+    let mut piece = vec![0; 1 << 20];
+    while began.elapsed() < Duration::from_secs(1) {
+        slow.read_exact(&mut piece).await.expect("the answer goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.waiting.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -95,6 +95,12 @@ impl Health {
         }
     }
 
+    /// The same of a vllama on its way out.
+    #[must_use]
+    pub fn stopping(self) -> Self {
+        Self { status: "stopping", reason: Some("vllama is shutting down".to_owned()), ..self }
+    }
+
     /// Whether the default model can answer: the question of `/health/ready`.
     #[must_use]
     pub fn ready(&self) -> bool {

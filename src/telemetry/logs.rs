@@ -2,7 +2,7 @@
 //!
 //! Nothing secret is ever given to a log macro: no `Authorization` header, no text of a prompt or an answer.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{fmt, io};
 
 use serde_json::{Map, Value};
@@ -36,7 +36,7 @@ pub type Pen = Arc<dyn Fn(&[u8]) + Send + Sync>;
 /// Switches between the wanted filter and debug logs.
 type Filter = reload::Handle<Targets, Registry>;
 
-static FILTER: OnceLock<(Filter, Targets)> = OnceLock::new();
+static FILTER: OnceLock<(Filter, Mutex<Targets>)> = OnceLock::new();
 
 /// Starts logging through `pen`. `filter` is a level such as `info`, or targets with levels such as
 /// `info,vllama::engine=debug`. Panics are logged too, so that no line of the stream is anything but a log line.
@@ -58,7 +58,7 @@ pub fn init(format: Format, filter: &str, pen: Pen) -> Result<(), ParseError> {
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
         // Only the first call gets here.
-        let _ = FILTER.set((handle, wanted));
+        let _ = FILTER.set((handle, Mutex::new(wanted)));
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let message = panic.payload_as_str().unwrap_or("no message");
@@ -68,12 +68,27 @@ pub fn init(format: Format, filter: &str, pen: Pen) -> Result<(), ParseError> {
     Ok(())
 }
 
+/// Another filter than the one at the start, from now on.
+///
+/// # Errors
+/// [`ParseError`] when it is no filter; then nothing changes.
+pub fn set_filter(filter: &str) -> Result<(), ParseError> {
+    let next: Targets = filter.parse()?;
+    if let Some((filter, wanted)) = FILTER.get() {
+        wanted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&next);
+        if let Err(error) = filter.reload(next) {
+            tracing::warn!(%error, "cannot change the log level");
+        }
+    }
+    Ok(())
+}
+
 /// Logs at debug level from now on, or at the wanted one again.
 pub fn toggle_debug() {
     let Some((filter, wanted)) = FILTER.get() else { return };
     let debug = Targets::new().with_default(LevelFilter::DEBUG);
     let is_debug = filter.with_current(|current| *current == debug).unwrap_or(false);
-    let next = if is_debug { wanted.clone() } else { debug };
+    let next = if is_debug { wanted.lock().unwrap_or_else(PoisonError::into_inner).clone() } else { debug };
     match filter.reload(next) {
         Ok(()) => tracing::warn!(debug = !is_debug, "log level changed by a signal"),
         Err(error) => tracing::warn!(%error, "cannot change the log level"),
@@ -168,8 +183,6 @@ impl Visit for Line {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[test]

@@ -65,7 +65,14 @@ async fn every_form_of_the_address_is_understood() {
 
 #[tokio::test]
 async fn help_and_version_are_exit_code_0() {
-    for arguments in [&["--help"][..], &["serve", "--help"], &["explain", "--help"], &["--version"], &["version"]] {
+    for arguments in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["explain", "--help"],
+        &["doctor", "--help"],
+        &["--version"],
+        &["version"],
+    ] {
         let ended = Vllama::with_fake().arguments(arguments).run().await;
         assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {}", ended.stderr);
     }

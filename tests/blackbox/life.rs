@@ -21,22 +21,30 @@ async fn an_idle_server_ends_at_once_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_running_stream_may_finish_but_nothing_new_begins() {
+async fn a_running_stream_may_finish_while_new_requests_are_refused_and_told_to_come_back() {
     let mut vllama = Vllama::with_fake().env("FAKE_VLLM_TOKEN_RATE", "40").start().await;
+    let kept = vllama.client.connect().await.expect("a connection");
     let client = vllama.client.clone();
-    let stream = tokio::spawn(async move { client.post("/api/chat", &chat("FAKE:count 40", true)).await });
+    let stream = tokio::spawn(async move { client.post("/api/chat", &chat("FAKE:count 80", true)).await });
     vllama.engine_runs(1).await;
     vllama.signal(Signal::SIGTERM);
-    crate::harness::eventually("new requests are refused", async || {
-        let ready = vllama.client.try_request(&Request::new("GET", "/health/ready")).await;
-        ready.map_or(Some(()), |answer| (answer.status() == 503).then_some(()))
+    crate::harness::eventually("vllama is not ready any more", async || {
+        (vllama.get("/health/ready").await.status() == 503).then_some(())
     })
     .await;
-    if let Ok(answer) = vllama.client.try_request(&Request::post("/api/chat", &chat("late", false))).await {
-        assert_eq!(answer.status(), 503, "{}", answer.text());
+    let ready = vllama.get("/health/ready").await;
+    assert_eq!((ready.json()["status"].as_str(), ready.header("connection")), (Some("stopping"), Some("close")));
+    assert_eq!(vllama.get("/health/live").await.status(), 200);
+    let late = Request::post("/api/chat", &chat("late", false));
+    for mut exchange in [kept, vllama.client.connect().await.expect("the port is open")] {
+        let refused = exchange.request(&late).await.expect("an answer");
+        assert_eq!(refused.status(), 503, "{}", refused.text());
+        assert_eq!((refused.header("connection"), refused.header("retry-after")), (Some("close"), Some("5")));
+        assert_eq!(exchange.until_closed().await, b"");
     }
+    assert!(!stream.is_finished(), "all this while the stream ran");
     let lines = stream.await.expect("the stream's task").lines();
-    assert_eq!(lines.last().expect("lines")["eval_count"], 41, "the stream came to its end");
+    assert_eq!(lines.last().expect("lines")["eval_count"], 81, "the stream came to its end");
     assert_eq!(vllama.ended().await.code(), Some(0));
     vllama.assert_nothing_left();
 }

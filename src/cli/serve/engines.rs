@@ -1,6 +1,10 @@
 //! How engines are made from the configuration: what the scheduler is handed.
 
-use super::keep_alives::KeepAlives;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::reload::Wanted;
 use super::{preflight, run_directory};
 use crate::cli::planning;
 use crate::config::Config;
@@ -19,11 +23,11 @@ fn visible(config: &Config) -> Option<Vec<String>> {
     Some(list.split(',').map(|gpu| gpu.trim().to_owned()).filter(|gpu| !gpu.is_empty()).collect())
 }
 
-/// Plans and engines for this machine.
+/// Plans and engines for this machine, as the operator wants them when they are made.
 pub(super) fn factory(
     config: &Config,
+    wanted: watch::Receiver<Arc<Wanted>>,
     hardware: Hardware,
-    keep_alives: KeepAlives,
     spawner: &Spawner,
     gpus: Option<gpu::Watch>,
 ) -> Factory {
@@ -36,29 +40,31 @@ pub(super) fn factory(
     let mut installation = preflight::installation(config);
     // What the operator sets wins over a plan; which of the GPUs left to it an engine gets is the scheduler's to say.
     installation.environment.retain(|(name, _)| !matches!(name.as_str(), VISIBLE | "CUDA_DEVICE_ORDER"));
-    let asked = config.clone();
+    let (idle, planned) = (wanted.clone(), wanted.clone());
     let (run, logs) = (config.run.clone(), config.state.join("logs"));
-    let (start_limit, stop_limit, heartbeat) = (config.start_limit, config.stop_limit, config.heartbeat);
-    let asked_for_engines = config.clone();
     let spawner = spawner.clone();
     Factory {
         hardware: match hardware.gpus.is_empty() {
             true => format!("CPU, bfloat16: {}", hardware.bfloat16),
             false => hardware.describe(),
         },
-        keep_alive: Box::new(move |model| keep_alives.of(&model.name)),
-        plan: Box::new(move |model| Plan::new(model, &hardware, &planning::wishes(&asked, &model.name))),
+        keep_alive: Box::new(move |model| idle.borrow().keep_alives.of(&model.name)),
+        plan: Box::new(move |model| {
+            Plan::new(model, &hardware, &planning::wishes(&planned.borrow().config, &model.name))
+        }),
         engine: Box::new(move |model, plan| {
             let name = run_directory::engine(model);
+            let wanted = wanted.borrow().clone();
             let settings = Settings {
                 log: logs.join(&name).join("vllm.log"),
                 directory: run.join(name),
-                start_limit,
-                heartbeat: asked_for_engines
+                start_limit: wanted.config.start_limit,
+                heartbeat: wanted
+                    .config
                     .model_settings(&model.name)
                     .and_then(|settings| settings.heartbeat)
-                    .map_or(heartbeat, |time| time.0),
-                stop_limit,
+                    .map_or(wanted.config.heartbeat, |time| time.0),
+                stop_limit: wanted.config.stop_limit,
                 sleep_limit: Settings::SLEEP_LIMIT,
             };
             Engine::new(plan, installation.clone(), spawner.clone(), settings)

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cli::doctor::{self, Finding, Level};
 use crate::cli::problem::Problem;
 use crate::config::Config;
 use crate::engine::Installation;
@@ -11,10 +12,6 @@ use crate::model::{Installed, ModelName, Store};
 
 /// The model that `make run` and the images install.
 const DEFAULT_MODEL: &str = "smollm2:135m";
-/// Below this, an engine on the CPU cannot make its shared-memory rings (vllm-engine §1.5), in bytes.
-const SHARED_MEMORY: u64 = 450 << 20;
-/// What vLLM's processes need beside weights and cache: each imports torch, in bytes.
-const PROCESS_MEMORY: u64 = 3 << 30;
 
 /// The model to load at the start: the one that was named, the only one that is installed, or the default one if that
 /// is installed. Without one the server waits for the first request.
@@ -39,42 +36,20 @@ pub(super) fn model(store: &Store, config: &Config) -> Result<Option<Arc<Install
     Ok(Some(found))
 }
 
-/// Whether an engine could start at all: program, memory, shared memory.
+/// Whether an engine could start at all, by the checks of `vllama doctor`: all that is not well is logged.
 pub(super) fn engine(config: &Config) -> Result<(), Problem> {
-    let program = &config.engine;
-    if !program.is_file() {
-        return Err(Problem::new(
-            "cannot find vLLM",
-            format!("there is no program {}", program.display()),
-            "install vLLM, or tell where its `vllm` program is with --engine or VLLAMA_ENGINE",
-        ));
+    let mut impossible = None;
+    for finding in doctor::before_start(config) {
+        let Finding { check, what, why, fix, .. } = &finding;
+        match finding.level {
+            Level::Ok => {}
+            Level::Warning => tracing::warn!(check, why, fix, "{what}"),
+            // Told by whoever ends the verb.
+            Level::Error if impossible.is_none() => impossible = Some(finding),
+            Level::Error => tracing::error!(check, why, fix, "{what}"),
+        }
     }
-    let shared_memory = nix::sys::statvfs::statvfs("/dev/shm")
-        .map(|status| status.blocks_available() * status.fragment_size())
-        .map_err(|error| Problem::new("cannot look at /dev/shm", error, "mount a tmpfs of 2 GiB there"))?;
-    enough(&Host::read(), shared_memory)
-}
-
-/// Whether memory and shared memory (bytes that are free) suffice for an engine; a GPU's own are vLLM's to judge.
-fn enough(host: &Host, shared_memory: u64) -> Result<(), Problem> {
-    if host.nvidia {
-        return Ok(());
-    }
-    if host.memory_available < PROCESS_MEMORY {
-        return Err(Problem::new(
-            "not enough memory for an engine on the CPU",
-            format!("{} are free, {} are needed", gibibytes(host.memory_available), gibibytes(PROCESS_MEMORY)),
-            "free memory, or raise the container's limit (`--memory`)",
-        ));
-    }
-    if shared_memory < SHARED_MEMORY {
-        return Err(Problem::new(
-            "/dev/shm is too small for an engine on the CPU",
-            format!("{} MiB are free, {} MiB are needed", shared_memory >> 20, SHARED_MEMORY >> 20),
-            "give the container more with `--shm-size=2g` (Compose: `shm_size: 2g`)",
-        ));
-    }
-    Ok(())
+    impossible.map_or(Ok(()), |finding| Err(finding.problem()))
 }
 
 /// Main memory in bytes; the control group's limit counts.
@@ -99,32 +74,5 @@ pub(super) fn installation(config: &Config) -> Installation {
         preloads: allocator.into_iter().chain(libraries).filter(|library| library.is_file()).collect(),
         cache: config.state.join("cache"),
         environment: config.environment.clone(),
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn gibibytes(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLENTY: u64 = 64 << 30;
-
-    #[test]
-    fn too_little_memory_and_too_little_shared_memory_say_what_to_do() {
-        let cpu = |memory_available| Host { nvidia: false, bfloat16: false, memory_available, memory_total: PLENTY };
-        assert!(enough(&cpu(PLENTY), PLENTY).is_ok());
-        let memory = enough(&cpu(1 << 30), PLENTY).expect_err("too little").to_string();
-        assert!(memory.contains("1.0 GiB are free") && memory.contains("--memory"), "{memory}");
-        let shared = enough(&cpu(PLENTY), 64 << 20).expect_err("Docker's default").to_string();
-        assert!(shared.contains("64 MiB are free") && shared.contains("--shm-size=2g"), "{shared}");
-    }
-
-    #[test]
-    fn an_engine_on_a_gpu_needs_little_of_either() {
-        assert!(enough(&Host { nvidia: true, bfloat16: false, memory_available: 1, memory_total: 1 }, 1).is_ok());
     }
 }

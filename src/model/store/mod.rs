@@ -14,6 +14,7 @@
 mod blobs;
 mod change;
 mod durable;
+mod inspection;
 mod layer;
 mod lock;
 mod staging;
@@ -30,6 +31,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use blobs::{Blobs, Upload};
 pub use change::{Checkpoint, Draft, Prepared};
+pub use inspection::Inspection;
 pub use lock::NameLock;
 pub use staging::Staging;
 

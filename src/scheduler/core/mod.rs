@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 pub(super) use events::{Action, Event, Refusal, Report, Stage};
 pub(super) use seat::{Life, Needs, Seat};
 
-use super::KeepAlive;
+use super::{KeepAlive, Limits};
 use seat::Waiting;
 
 /// Identity of an engine here.
@@ -107,6 +107,23 @@ impl Core {
     /// Whether nothing runs any more.
     pub(super) fn is_down(&self) -> bool {
         self.seats.values().all(|seat| !seat.life.is_resident())
+    }
+
+    /// Other limits from now on. Whoever waits already waits on.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        let Limits { max_queue, max_loaded, max_wait, min_residence } = limits;
+        self.rules = Rules { max_queue, max_loaded, max_wait, min_residence, ..self.rules };
+    }
+
+    /// Another keep-alive for requests that name none. It holds at once, counted from now,
+    /// unless a request has named another one.
+    pub(super) fn set_keep_alive(&mut self, engine: EngineId, keep_alive: KeepAlive, now: Instant) {
+        let Some(seat) = self.seats.get_mut(&engine) else { return };
+        let before = std::mem::replace(&mut seat.usual_keep_alive, keep_alive);
+        if before != keep_alive && seat.keep_alive == before {
+            seat.keep_alive = keep_alive;
+            seat.rest(now);
+        }
     }
 
     /// When [`Core::handle`] wants to be called with [`Event::Time`], if nothing else happens before.

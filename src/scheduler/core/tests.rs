@@ -430,3 +430,16 @@ fn the_end_of_vllama_stops_everything_and_answers_everybody() {
     bench.report(0, Stage::Down);
     assert!(bench.core.is_down());
 }
+
+#[test]
+fn another_keep_alive_of_the_operator_holds_at_once_but_not_over_one_that_a_request_has_named() {
+    let mut bench = Bench::new(rules(), &[10], &[needs(4), needs(4)]).with_idle_first();
+    bench.ask_for(1, Some(KeepAlive::For(60 * SECOND)));
+    bench.started(1);
+    bench.tell(Event::Released(1));
+    for engine in [0, 1] {
+        bench.core.set_keep_alive(engine, KeepAlive::For(5 * SECOND), bench.now);
+    }
+    assert_eq!(bench.after(4 * SECOND), []);
+    assert_eq!(bench.after(SECOND), [Action::Stop(0)]);
+}

@@ -240,6 +240,13 @@ impl Exchange {
         Ok(())
     }
 
+    /// Sends a request and reads the whole answer.
+    pub async fn request(&mut self, request: &Request) -> io::Result<Answer> {
+        self.write(&request.bytes()).await?;
+        self.method.clone_from(&request.method);
+        self.answer().await
+    }
+
     /// Waits for status line and headers.
     pub async fn head(&mut self) -> io::Result<Head> {
         let status = self.line().await?;

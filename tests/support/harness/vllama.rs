@@ -1,7 +1,8 @@
 //! A vllama process of a test's own.
 
 use std::io::{BufRead as _, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +46,7 @@ pub struct Builder {
     directory: Arc<TempDir>,
     mark: String,
     start_limit: Duration,
+    inherited: Option<Arc<TcpListener>>,
 }
 
 /// A running vllama. When it is dropped, everything it started ends with it.
@@ -133,7 +135,7 @@ impl Vllama {
             ("FAKE_VLLM_MARK".to_owned(), mark.clone()),
         ];
         let arguments = ["serve", model::NAME, "--json"].map(str::to_owned).to_vec();
-        Builder { arguments, environment, directory: Arc::new(directory), mark, start_limit: PATIENCE }
+        Builder { arguments, environment, directory: Arc::new(directory), mark, start_limit: PATIENCE, inherited: None }
     }
 
     /// A vllama with a tiny embedding model, which is the one it serves, and the fake engine with MiniLM's context.
@@ -331,6 +333,7 @@ impl Vllama {
             directory: self.directory.clone(),
             mark: self.mark.clone(),
             start_limit: self.start_limit,
+            inherited: None,
         }
     }
 
@@ -386,6 +389,12 @@ impl Builder {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Hands a listening socket over, as systemd does.
+    pub fn inherits(mut self, listener: &Arc<TcpListener>) -> Self {
+        self.inherited = Some(listener.clone());
         self
     }
 
@@ -495,7 +504,7 @@ impl Builder {
         .await;
         let address = address["address"].as_str().and_then(|address| address.parse().ok());
         let address: SocketAddr = address.expect("the address of the listening event");
-        let Self { directory, mark, start_limit, arguments, environment } = self;
+        let Self { directory, mark, start_limit, arguments, environment, inherited: _ } = self;
         let client = Client::Tcp(address);
         Vllama { client, address, process, directory, mark, start_limit, arguments, environment, abandoned: false }
     }
@@ -516,14 +525,24 @@ impl Builder {
         let mut passed: Vec<&str> = self.environment.iter().map(|(name, _)| name.as_str()).collect();
         passed.retain(|name| name.starts_with("FAKE_VLLM_"));
         passed.push("FAKE_VLLM_COUNT_FILE");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vllama"));
+        let program = env!("CARGO_BIN_EXE_vllama");
+        let (mut command, stdin) = match &self.inherited {
+            None => (Command::new(program), Stdio::null()),
+            Some(listener) => {
+                // Only the process itself knows the number it has to be told.
+                let hand_over = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", hand_over, "sh", program]);
+                (shell, OwnedFd::from(listener.try_clone().expect("a second descriptor")).into())
+            }
+        };
         command
             .args(&self.arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("FAKE_VLLM_COUNT_FILE", self.path().join("starts"))
             .env("VLLAMA_ENGINE_ENV", passed.join(","))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("vllama starts");

@@ -1,0 +1,77 @@
+//! The ports: opened here, or handed over by a service manager that keeps them open while vllama is replaced.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+
+use crate::cli::problem::Problem;
+use crate::config::Config;
+use crate::init::inherited_listeners;
+use crate::server::Door;
+
+/// Listening sockets.
+pub(super) struct Sockets {
+    listeners: Vec<TcpListener>,
+    inherited: bool,
+}
+
+/// The sockets that were handed over; to be called before anything else is opened.
+pub(super) fn inherited(config: &Config) -> Result<Vec<OwnedFd>, Problem> {
+    inherited_listeners(config.service.sockets).map_err(|error| {
+        let fix = "pass listening TCP sockets (in a socket unit `ListenStream=`, without `Accept=yes`), or leave LISTEN_FDS unset";
+        Problem::new("cannot take over the sockets that LISTEN_FDS announces", error, fix)
+    })
+}
+
+/// Takes what was handed over, or else opens the port.
+pub(super) fn open(config: &Config, inherited: Vec<OwnedFd>) -> Result<Sockets, Problem> {
+    if inherited.is_empty() {
+        return Ok(Sockets { listeners: vec![listen(config)?], inherited: false });
+    }
+    let take = |descriptor: OwnedFd| {
+        let listener = TcpListener::from(descriptor);
+        // Fails on a socket that is none of TCP.
+        listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        Ok::<_, std::io::Error>(listener)
+    };
+    let listeners = inherited.into_iter().map(take).collect::<Result<_, _>>().map_err(|error| {
+        Problem::new(
+            "cannot listen on an inherited socket",
+            error,
+            "pass TCP sockets (in a socket unit `ListenStream=PORT`)",
+        )
+    })?;
+    Ok(Sockets { listeners, inherited: true })
+}
+
+fn listen(config: &Config) -> Result<TcpListener, Problem> {
+    let bound = TcpListener::bind(config.listen).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
+        let fix = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "stop what uses the port (another vllama, or ollama?), or choose another with OLLAMA_HOST=127.0.0.1:PORT"
+            }
+            ErrorKind::PermissionDenied => "choose a port above 1023 with OLLAMA_HOST=127.0.0.1:PORT",
+            _ => "choose an address of this machine with OLLAMA_HOST",
+        };
+        Problem::new(format!("cannot listen on {}", config.listen), error, fix)
+    })
+}
+
+impl Sockets {
+    /// An address that clients can be told.
+    pub(super) fn address(&self, config: &Config) -> SocketAddr {
+        self.listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(config.listen)
+    }
+
+    /// For the server; inside of the runtime.
+    pub(super) fn doors(self) -> std::io::Result<Vec<Door>> {
+        let inherited = self.inherited;
+        let door = |listener| Ok(Door { listener: tokio::net::TcpListener::from_std(listener)?, inherited });
+        self.listeners.into_iter().map(door).collect()
+    }
+}

@@ -1,0 +1,91 @@
+//! Under a service manager: what it is told, and the sockets it hands over.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::vllama::chat;
+use crate::harness::{Client, Request, Vllama, eventually};
+
+/// A service manager that only listens.
+struct Listener {
+    socket: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Listener {
+    /// Waits until it has heard this line, behind those it waited for before.
+    fn hears(&mut self, line: &str) {
+        let mut note = [0; 4096];
+        loop {
+            let length =
+                self.socket.recv(&mut note).unwrap_or_else(|error| panic!("{line}: {error}, {:?}", self.heard));
+            let note = String::from_utf8_lossy(&note[..length]).into_owned();
+            self.heard.push(note.clone());
+            if note.lines().any(|heard| heard.starts_with(line)) {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_is_told_from_ready_to_stopping_and_that_vllama_lives() {
+    let builder = Vllama::with_fake().env("WATCHDOG_USEC", "200000");
+    let path = builder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit");
+    let mut manager = Listener { socket, heard: Vec::new() };
+    let mut vllama = builder.env("NOTIFY_SOCKET", &path.to_string_lossy()).start_listening().await;
+    manager.hears("READY=1");
+    manager.hears("STATUS=smollm2:135m ready");
+    manager.hears("WATCHDOG=1");
+    manager.hears("WATCHDOG=1");
+    let engine = vllama.process("fake-vllm");
+    let environment = std::fs::read(format!("/proc/{}/environ", engine.pid)).expect("the environment of the engine");
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(!environment.contains("NOTIFY_SOCKET=") && !environment.contains("WATCHDOG_USEC="), "{environment}");
+    vllama.signal(Signal::SIGHUP);
+    manager.hears("RELOADING=1");
+    manager.hears("READY=1");
+    vllama.signal(Signal::SIGTERM);
+    manager.hears("STOPPING=1");
+    assert_eq!(vllama.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_socket_that_is_handed_over_outlives_the_process_and_nobody_is_turned_away_in_between() {
+    let socket = Arc::new(TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let address = socket.local_addr().expect("its address");
+    let mut first = Vllama::with_fake().env("FAKE_VLLM_TOKEN_RATE", "40").inherits(&socket).start().await;
+    assert_eq!(first.address, address, "its own port is not opened");
+    let client = first.client.clone();
+    let stream = tokio::spawn(async move { client.post("/api/chat", &chat("FAKE:count 40", true)).await });
+    first.engine_runs(1).await;
+    first.signal(Signal::SIGTERM);
+    first.says("finishing what runs").await;
+    // Comes while the first one goes, and waits for the second.
+    let mut between = Client::Tcp(address).send(&Request::new("GET", "/api/version")).await.expect("a connection");
+    let lines = stream.await.expect("the stream's task").lines();
+    assert_eq!(lines.last().expect("lines")["eval_count"], 41, "the stream came to its end");
+    assert_eq!(first.ended().await.code(), Some(0));
+    let second = Vllama::with_fake().inherits(&socket).start_listening().await;
+    assert_eq!(between.answer().await.expect("an answer of the second").status(), 200);
+    eventually("new connections are taken", async || (second.get("/health/live").await.status() == 200).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_socket_that_does_not_listen_is_refused_with_what_to_do() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let connected = std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+    // Only its type says that it listens.
+    let connected = Arc::new(TcpListener::from(std::os::fd::OwnedFd::from(connected)));
+    let ended = Vllama::with_fake().inherits(&connected).run().await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("descriptor 3 does not listen"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("ListenStream="), "{}", ended.stderr);
+}
