@@ -25,7 +25,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("the same seed gives the same text", seed(&vllama));
     runner.test("format json and a schema give JSON", format(&vllama));
     runner.test("logprobs come one a token, sorted", logprobs(&vllama));
-    runner.test("a prompt beyond the context is refused in Ollama's words", too_long(&vllama));
+    runner.test("a prompt that may not be cut is refused in Ollama's words beyond the context", too_long(&vllama));
     runner.test("what the engine refuses is the client's fault", refused(&vllama));
     runner.test("sixteen parallel streams all complete", sixteen(&vllama));
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
@@ -145,10 +145,14 @@ async fn logprobs(vllama: &Vllama) {
 }
 
 async fn too_long(vllama: &Vllama) {
-    let answer = vllama.post("/api/chat", &ask(&"word ".repeat(9000), &json!({}))).await;
-    assert_eq!(answer.status(), 400);
-    let error = answer.error();
-    assert!(error.contains("context") && (error.contains("longer") || error.contains("exceed")), "{error}");
+    for cuts_nothing in ["truncate", "shift"] {
+        let mut body = ask(&"word ".repeat(9000), &json!({}));
+        body[cuts_nothing] = json!(false);
+        let answer = vllama.post("/api/chat", &body).await;
+        assert_eq!(answer.status(), 400, "{cuts_nothing}: {}", answer.text());
+        let error = answer.error();
+        assert!(error.contains("context") && (error.contains("longer") || error.contains("exceed")), "{error}");
+    }
 }
 
 async fn refused(vllama: &Vllama) {
