@@ -16,7 +16,7 @@ use crate::load::{self, Target};
 use crate::server::{EMBEDDER, Server};
 
 /// Swaps, and bare starts, in turns.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// Longest wait for a bare engine.
 const LOAD: Duration = Duration::from_secs(300);
 
