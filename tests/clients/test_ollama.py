@@ -238,7 +238,7 @@ class Methods:
             self.assertEqual(self.refused(400, "generate", CHAT, "Hi", **more), text)
         raw = self.refused(400, "generate", CHAT, "Hi", raw=True, system="x")
         self.assertEqual(raw, "raw mode does not support template, system, or context")
-        self.assertIn("context", self.refused(400, "generate", CHAT, "word " * 9000, raw=True))
+        self.assertIn("context", self.refused(400, "embed", EMBEDDING, "word " * 9000, truncate=False))
         with self.assertRaises(ValueError):
             self.ask("chat", "", QUESTION)
 

@@ -45,9 +45,11 @@ async fn answered(vllama: &Vllama, path: &str, body: &Value) -> Value {
 }
 
 async fn ask(vllama: &Vllama, model: &str) -> Value {
+    ask_with(vllama, model, json!({"temperature": 0})).await
+}
+
+async fn ask_with(vllama: &Vllama, model: &str, options: Value) -> Value {
     let messages = json!([{"role": "user", "content": QUESTION}]);
-    // A model with a random adapter does not know when to end.
-    let options = json!({"temperature": 0, "num_predict": 20});
     let body = json!({"model": model, "messages": messages, "stream": false, "options": options});
     answered(vllama, "/api/chat", &body).await
 }
@@ -178,7 +180,8 @@ async fn adapter(vllama: &Vllama, ground: &Ground) {
     let answer = vllama.post("/api/create", &body).await;
     assert_eq!((answer.status(), answer.json()), (200, json!({"status": "success"})));
     let begun = Instant::now();
-    let adapted = ask(vllama, "adapted").await;
+    // A model with a random adapter does not know when to end.
+    let adapted = ask_with(vllama, "adapted", json!({"temperature": 0, "num_predict": 20})).await;
     println!("  the adapted model answered after {:.1} s", begun.elapsed().as_secs_f32());
     let (adapted, base) =
         (adapted["message"]["content"].clone(), ask(vllama, MODEL).await["message"]["content"].clone());
