@@ -150,6 +150,26 @@ pub async fn embed(target: &Target, model: &str) {
     assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes));
 }
 
+/// Unloads the chat model, and waits until nothing is loaded.
+pub async fn unload(target: &Target) {
+    let body = format!("{{\"model\":\"{}\",\"keep_alive\":0}}", crate::model::NAME);
+    let ask = "GET /api/ps HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut request = post("/api/generate", &body);
+    loop {
+        let mut wire = target.connect().await;
+        wire.write_all(&request).await.expect("a request on its way");
+        let mut bytes = Vec::new();
+        while !is_complete(&bytes) {
+            assert_ne!(wire.read_buf(&mut bytes).await.expect("an answer"), 0, "the connection stays open");
+        }
+        if bytes.ends_with(b"{\"models\":[]}") {
+            return;
+        }
+        request = ask.into();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn one_stream(target: Target, request: Vec<u8>, words: usize, timed: bool) -> Streams {
     let mut wire = target.connect().await;
     let mark = memmem::Finder::new(target.mark());
