@@ -27,10 +27,11 @@
 //! | `FAKE_VLLM_MAX_MODEL_LEN` | longest sequence (`--max-model-len`, else the checkpoint's `config.json`, else 8192) |
 //! | `FAKE_VLLM_SLEEP_MS` | milliseconds it takes to fall asleep (0) |
 //! | `FAKE_VLLM_SLEEP_FAULT` | what goes wrong with sleeping and waking (see [`sleep::SleepFault`]) |
+//! | `FAKE_VLLM_ORDERS` | a directory: each process takes orders from it, and waits where it is held up (see [`orders`]) |
 //! | `FAKE_VLLM_REQUESTS` | a file that gets one JSON line `{path, headers, body}` for each request |
 //!
 //! Words in the prompt: `FAKE:<fault> [N]` (the fault after N tokens, 3 unless told), `FAKE:count N` (answers the
-//! numbers 1 to N), `FAKE:text …` (answers the rest), `FAKE:replay NAME N`, `FAKE:nan` (a vector of what is no number).
+//! numbers 1 to N), `FAKE:text …` (answers the rest), `FAKE:rush N` (N words, all at once), `FAKE:replay NAME N`, `FAKE:nan` (a vector of what is no number).
 //! With vLLM's own `VLLM_USE_RUST_FRONTEND=1` it refuses what the Rust frontend refuses.
 //! `GET /fake/requests` tells the last request.
 
@@ -43,6 +44,7 @@ mod frontend;
 mod messages;
 mod metrics;
 mod openai;
+mod orders;
 mod processes;
 mod responses;
 mod run;

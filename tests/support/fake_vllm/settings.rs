@@ -61,6 +61,8 @@ pub struct Settings {
     pub sleep_time: Duration,
     /// What goes wrong with sleeping and waking.
     pub sleep_fault: Option<SleepFault>,
+    /// Where orders come from.
+    pub orders: Option<PathBuf>,
     /// Where requests are written down.
     pub requests: Option<PathBuf>,
 }
@@ -96,6 +98,7 @@ impl Settings {
             sleep_time: Duration::from_millis(number("FAKE_VLLM_SLEEP_MS").unwrap_or(0)),
             sleep_fault: text("FAKE_VLLM_SLEEP_FAULT")
                 .map(|name| SleepFault::named(&name).expect("FAKE_VLLM_SLEEP_FAULT: a known fault")),
+            orders: text("FAKE_VLLM_ORDERS").map(PathBuf::from),
             requests: text("FAKE_VLLM_REQUESTS").map(PathBuf::from),
         }
     }
