@@ -10,7 +10,7 @@ use crate::harness::{Vllama, eventually, processes};
 /// Longest wait until all is as it was.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Time between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(20);
 /// Most idle connections to the engine that vllama keeps for the next requests.
 const KEPT: usize = 256;
 /// Growth of resident memory that says nothing, in bytes: the allocator keeps what a busy moment took.

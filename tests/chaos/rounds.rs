@@ -125,11 +125,6 @@ impl Course {
 impl World {
     /// A vllama whose engine is complete.
     pub async fn start(narrow: Option<Narrow>) -> Self {
-        Self::start_with(narrow, "debug").await
-    }
-
-    /// The same with this filter for vllama's log.
-    pub async fn start_with(narrow: Option<Narrow>, log: &str) -> Self {
         let builder = Vllama::with_fake();
         let [orders, requests] = ["orders", "requests"].map(|name| builder.path().join(name));
         std::fs::create_dir(&orders).unwrap();
@@ -140,13 +135,13 @@ impl World {
         let vllama = builder
             .env("FAKE_VLLM_START", START)
             .env("FAKE_VLLM_FIRST_TOKEN_MS", "10")
-            .env("FAKE_VLLM_TOKEN_RATE", "200")
+            .env("FAKE_VLLM_TOKEN_RATE", "100")
             .env("FAKE_VLLM_STRAYS", "1")
             .env("FAKE_VLLM_ZOMBIES", "1")
             .env("FAKE_VLLM_LEAVE_FILES", "1")
             .env("FAKE_VLLM_ORDERS", &orders.to_string_lossy())
             .env("FAKE_VLLM_REQUESTS", &requests.to_string_lossy())
-            .env("VLLAMA_LOG", log)
+            .env("VLLAMA_LOG", "info")
             .env("VLLAMA_HEARTBEAT", "600ms")
             .env("VLLAMA_START_TIMEOUT", "1s")
             .env("VLLAMA_STOP_TIMEOUT", "1s")
@@ -210,16 +205,16 @@ impl World {
 
     /// Waits until the engine has been ready as long as its start took: one that dies sooner is not started again at once.
     pub async fn rested(&self) {
-        let mut since = (serde_json::Value::Null, Instant::now());
-        let is_rested = async || {
+        let mut before = None;
+        loop {
             let took = start_time(&self.vllama).await;
-            let engine = self.vllama.health().await["engine"].clone();
-            if engine["state"] != "ready" || engine["generation"] != since.0 {
-                since = (engine["generation"].clone(), Instant::now());
+            let generation = self.generation().await;
+            if generation == before {
+                return;
             }
-            (since.1.elapsed().as_secs_f64() >= took).then_some(())
-        };
-        eventually("the engine has rested", is_rested).await;
+            before = generation;
+            tokio::time::sleep(Duration::from_secs_f64(took)).await;
+        }
     }
 
     /// Waits until a request of no special kind is answered, by another generation than the old one where that must go.

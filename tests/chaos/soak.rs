@@ -25,7 +25,7 @@ const QUIET: u64 = 1500;
 pub async fn run(time: Duration, seed: u64, narrow: bool) {
     let mut random = fastrand::Rng::with_seed(seed);
     let zombies = Zombies::watch();
-    let world = World::start_with(narrow.then(Narrow::new), "info").await;
+    let world = World::start(narrow.then(Narrow::new)).await;
     zombies.watch_children_of(world.vllama.pid());
     let ground = Ground::of(&world.vllama);
     // The others need a quiet engine, and the tracker is missed only when an engine stops.

@@ -198,7 +198,9 @@ impl Start<'_> {
         std::mem::forget(tracker);
         if self.settings.leave_files {
             let segment = processes::segment(std::process::id());
-            if let Err(error) = std::fs::write(&segment, [0; 4096]) {
+            // Open until it is mapped, as Python's shared memory is.
+            let made = std::fs::File::create(&segment).and_then(|mut file| file.write_all(&[0; 4096]).map(|()| file));
+            if let Err(error) = &made {
                 eprintln!("OSError: {error}: '{}'", segment.display());
                 let _ = std::fs::remove_file(&segment);
                 leave(0, 1);
