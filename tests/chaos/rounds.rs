@@ -138,7 +138,7 @@ impl World {
             .env("FAKE_VLLM_TOKEN_RATE", "100")
             .env("FAKE_VLLM_STRAYS", "1")
             .env("FAKE_VLLM_ZOMBIES", "1")
-            .env("FAKE_VLLM_LEAVE_FILES", "1")
+            .env("FAKE_VLLM_LEAVE_FILES", "tracked")
             .env("FAKE_VLLM_ORDERS", &orders.to_string_lossy())
             .env("FAKE_VLLM_REQUESTS", &requests.to_string_lossy())
             .env("VLLAMA_LOG", "info")
@@ -167,6 +167,12 @@ impl World {
                 self.orders.hold(phase);
                 load = Some(start(random));
                 self.orders.reached(phase).await;
+                if fault == Fault::All(phase) {
+                    // Not even the tracker is left to tell what there was: vllama must have seen it.
+                    let is_seen =
+                        async || (self.vllama.health().await["engine"]["phase"] == "loading weights").then_some(());
+                    eventually("vllama knows that the weights load", is_seen).await;
+                }
             }
             Some(phase @ Phase::Stopping) => {
                 self.orders.hold(phase);

@@ -23,7 +23,7 @@
 //! | `FAKE_VLLM_IGNORE_TERM` | `1`: no process of the tree cares about SIGTERM |
 //! | `FAKE_VLLM_ZOMBIES` | leave N dead children behind that only the nearest subreaper can collect (0) |
 //! | `FAKE_VLLM_STRAYS` | keep N descendants that have left the session and ignore SIGTERM (0) |
-//! | `FAKE_VLLM_LEAVE_FILES` | `1`: leave `/dev/shm/psm_fake_<pid>`, mapped by the core while it lives, and files in `TMPDIR` behind |
+//! | `FAKE_VLLM_LEAVE_FILES` | `1`: leave `/dev/shm/psm_fake_<pid>`, mapped by leader and core while they live, and files in `TMPDIR` behind; `tracked`: the resource tracker removes the first when the leader is gone, as Python's does |
 //! | `FAKE_VLLM_MAX_MODEL_LEN` | longest sequence (`--max-model-len`, else the checkpoint's `config.json`, else 8192) |
 //! | `FAKE_VLLM_SLEEP_MS` | milliseconds it takes to fall asleep (0) |
 //! | `FAKE_VLLM_SLEEP_FAULT` | what goes wrong with sleeping and waking (see [`sleep::SleepFault`]) |

@@ -72,7 +72,10 @@ impl Role {
 pub fn start(role: Role) -> Child {
     let program = std::env::current_exe().expect("the path of this program");
     let mut command = Command::new(program);
-    command.arg0(role.title()).env("FAKE_VLLM_ROLE", role.name());
+    command
+        .arg0(role.title())
+        .env("FAKE_VLLM_ROLE", role.name())
+        .env("FAKE_VLLM_PARENT", std::process::id().to_string());
     // The pipe tells tracker and worker when their owner has gone; others must not notice.
     let noticing = matches!(role, Role::Tracker | Role::Worker);
     command.stdin(if noticing { Stdio::piped() } else { Stdio::null() });
@@ -94,7 +97,9 @@ pub fn live_as(role: Role, settings: &Settings) -> ExitCode {
     }
     match role {
         Role::Core => {
-            map(&segment(unistd::getppid().as_raw().unsigned_abs()));
+            if let Some(leader) = settings.parent {
+                map(&segment(leader));
+            }
             let mut worker = start(Role::Worker);
             // Waiting would close the pipe that tells the worker of our death.
             let _pipe = worker.stdin.take();
@@ -105,6 +110,9 @@ pub fn live_as(role: Role, settings: &Settings) -> ExitCode {
         }
         Role::Tracker | Role::Worker => {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            if let (Role::Tracker, true, Some(leader)) = (role, settings.tracked, settings.parent) {
+                let _ = std::fs::remove_file(segment(leader));
+            }
             orders::hang_if_told();
         }
         Role::StrayParent => {
