@@ -63,12 +63,11 @@ impl Zombies {
             let all = processes::all();
             let dead = all.iter().filter(|process| process.state == 'Z');
             let dead: Vec<_> = dead.filter(|process| watched.parents.contains(&process.parent)).collect();
-            let waits = |pid| all.iter().any(|process| process.pid == pid && process.state == 'R');
             seen.retain(|pid, _| dead.iter().any(|process| process.pid == *pid));
             for process in dead {
                 let since = *seen.entry(process.pid).or_insert(now);
                 // A parent that would run if it were let is not to blame, unless it never ends.
-                if now - since > LIMIT && (!waits(process.parent) || now - since > STARVED) {
+                if now - since > LIMIT && (!waits_for_a_processor(process.parent) || now - since > STARVED) {
                     watched.found.push(format!("{} ({}) for {:?}", process.name, process.pid, now - since));
                     seen.remove(&process.pid);
                 }
@@ -79,4 +78,11 @@ impl Zombies {
     fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a thread of this process would run if it were let: the one that collects the dead, or one that it waits for.
+fn waits_for_a_processor(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.into_iter().any(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" R")))
 }
