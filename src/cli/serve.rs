@@ -28,7 +28,7 @@ use crate::api::App;
 use crate::api::ollama::change;
 use crate::config::Config;
 use crate::gpu;
-use crate::init::{Init, Pulse, Signal, Spawner};
+use crate::init::{Init, Pulse, Signal, Spawner, ask_to_be_spared};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
@@ -69,6 +69,12 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
+    match ask_to_be_spared() {
+        Ok(score) => tracing::debug!(score, "the kernel spares vllama when memory runs out"),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel spares vllama only as much as its engines' scores are higher")
+        }
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
