@@ -7,6 +7,7 @@ mod notify;
 mod preflight;
 mod reload;
 mod run_directory;
+mod surroundings;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -216,6 +217,7 @@ fn scheduler_settings(config: &Config) -> scheduler::Settings {
         replays: config.replays,
         sleeping_memory: preflight::sleeping_memory(),
         measured: config.state.join("measured.json"),
+        changes: planning::changes_file(config),
     }
 }
 

@@ -15,9 +15,11 @@ mod held;
 mod keeper;
 mod lease;
 mod refusal;
+mod remedies;
 mod retire;
 mod snapshot;
 mod suspects;
+mod written;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use crate::engine::{Content, EngineBody, EngineGone};
 pub use factory::{Devices, Factory};
 pub use lease::Lease;
+pub use remedies::remembered;
 pub use retire::Retired;
 pub use snapshot::{EngineSnapshot, Snapshot};
 
@@ -36,7 +39,8 @@ use self::core::{Rules, Ticket};
 use crate::model::Installed;
 use book::Member;
 use figures::Figures;
-use keeper::{Command, Keeper};
+use keeper::{Command, Keeper, Memory};
+use remedies::Remedies;
 
 /// An engine counts as idle only when nobody has used it this long: clients that send one request after the other leave
 /// gaps, and a swap in such a gap would cost them a start each.
@@ -68,6 +72,8 @@ pub struct Settings {
     pub sleeping_memory: u64,
     /// File in which it is remembered what engines needed.
     pub measured: PathBuf,
+    /// File in which it is remembered how plans had to be changed.
+    pub changes: PathBuf,
 }
 
 /// The operator's choices that may change while it runs.
@@ -127,8 +133,8 @@ impl Scheduler {
             linger: LINGER,
             sleeping_memory: settings.sleeping_memory,
         };
-        let figures = Figures::open(settings.measured);
-        let keeper = Keeper::new(factory, rules, settings.replays, figures, commands.downgrade(), members, changes);
+        let memory = Memory { figures: Figures::open(settings.measured), remedies: Remedies::open(settings.changes) };
+        let keeper = Keeper::new(factory, rules, settings.replays, memory, commands.downgrade(), members, changes);
         tokio::spawn(keeper.run(receiver));
         Self { commands, members: members_seen, changes: changes_seen, tickets: Arc::default() }
     }

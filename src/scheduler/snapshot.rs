@@ -6,6 +6,7 @@ use super::KeepAlive;
 use super::book::{Book, Member};
 use crate::engine::{State, Status};
 use crate::model::ModelName;
+use crate::model::plan::Change;
 
 /// State of all engines at one moment.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,12 @@ pub struct EngineSnapshot {
     pub estimate: Duration,
     /// The last death of the engine, or why it cannot be started, for users; `None` once it is ready again.
     pub failure: Option<String>,
+    /// The identifier of that death, e.g. `out_of_memory`.
+    pub failure_name: Option<&'static str>,
+    /// Starts after a crash by the identifiers of what had happened.
+    pub restarts_by_failure: Vec<(&'static str, u64)>,
+    /// What was changed of its plan because it failed, in lines for people.
+    pub changes: Vec<String>,
     /// Bytes of main memory the engine's processes hold; `None` while there are none, or when nobody measured.
     pub memory_bytes: Option<u64>,
     /// Bytes of GPU memory it is charged for; `None` on the CPU.
@@ -90,6 +97,9 @@ impl EngineSnapshot {
             oldest_wait: book.oldest.map(|since| now.saturating_duration_since(since)),
             estimate: book.estimate,
             failure: status.failure.as_ref().map(|failure| failure.message.clone()).or(problem),
+            failure_name: status.failure.as_ref().map(|failure| failure.kind.name()),
+            restarts_by_failure: status.restarts_by_failure.iter().map(|(kind, count)| (kind.name(), *count)).collect(),
+            changes: status.plan.iter().flat_map(|plan| &plan.changes).map(Change::describe).collect(),
             memory_bytes: None,
             gpu_bytes: member.on_gpu.then_some(book.device_bytes),
             context_length: status.max_model_len,

@@ -10,6 +10,7 @@ mod answers;
 mod anthropic;
 mod blobs;
 mod catalogue;
+mod changes;
 mod cloud;
 mod command_line;
 mod contract;

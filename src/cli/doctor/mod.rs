@@ -53,6 +53,11 @@ pub(super) fn run(config: &Config) -> i32 {
     })
 }
 
+/// The version of the engine at this place, by the files of its package.
+pub(super) fn engine_version(program: &std::path::Path) -> Option<String> {
+    engine_version::look(program).version
+}
+
 /// What keeps engines from starting, and what else should be known, before the first start. Looks at neither the port nor
 /// the GPUs: the one is about to be opened, the others may take a minute to answer.
 pub(super) fn before_start(config: &Config) -> Vec<Finding> {
