@@ -220,7 +220,7 @@ impl Supervisor {
             let model = self.plan.served_name.clone();
             if self.wanted != Rest::Awake {
                 tracing::warn!(model, failure = failure.kind.name(), "{}; nobody wants it awake", failure.message);
-                return self.give_up(State::Stopped, failure);
+                return self.give_up(if failure.permanent { State::Failed } else { State::Stopped }, failure);
             }
             let kind = failure.kind;
             if let Some(failure) = self.change_plan(failure).await {
