@@ -1,7 +1,7 @@
 //! A small JSON file, read once and kept up to date by a task of its own.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -61,8 +61,8 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
         fs::create_dir_all(directory)?;
     }
     let new = path.with_extension("json.new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(text)?;
-    file.sync_all()?;
+    // Not synced: what a power cut takes away is found anew, and a program cannot end while a busy disk keeps one of its
+    // threads in a sync.
+    fs::write(&new, text)?;
     fs::rename(&new, path)
 }
