@@ -11,6 +11,7 @@
 mod harness;
 
 mod answers;
+mod changes;
 mod clients;
 mod deaths;
 mod embeddings;
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
         default_model::import(&ground.venv, &ground.models);
     });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 8] = [
+    let groups: [(&str, Group); 9] = [
         ("plans", plans::run),
         ("answers", answers::run),
         ("tools", tools::run),
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         ("models", models::run),
         ("clients", clients::run),
         ("prompts", prompts::run),
+        ("changes", changes::run),
         ("deaths", deaths::run),
     ];
     for (name, run) in groups {
