@@ -14,6 +14,7 @@ mod answers;
 mod clients;
 mod deaths;
 mod embeddings;
+mod keys;
 mod leftovers;
 mod load;
 mod models;
@@ -91,13 +92,14 @@ fn main() -> ExitCode {
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 8] = [
+    let groups: [(&str, Group); 9] = [
         ("plans", plans::run),
         ("answers", answers::run),
         ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),
+        ("keys", keys::run),
         ("prompts", prompts::run),
         ("deaths", deaths::run),
     ];
