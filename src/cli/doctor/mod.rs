@@ -11,6 +11,7 @@ mod place;
 mod port;
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -53,8 +54,8 @@ pub(super) fn run(config: &Config) -> i32 {
     })
 }
 
-/// The version of the engine at this place, by the files of its package.
-pub(super) fn engine_version(program: &std::path::Path) -> Option<String> {
+/// The version of the vLLM that a program belongs to, by the files of its package.
+pub(super) fn engine_version(program: &Path) -> Option<String> {
     engine_version::look(program).version
 }
 
