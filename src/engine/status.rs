@@ -65,12 +65,12 @@ pub struct Status {
     pub generation: u64,
     /// Starts after a death nobody asked for.
     pub restarts: u64,
+    /// Times it was ended because it did nothing though it had requests.
+    pub wedges: u64,
     /// The same by what had happened.
     pub restarts_by_failure: BTreeMap<Kind, u64>,
     /// The plan it is started with; `None` only where there is no engine. Its changes were made because of failures.
     pub plan: Option<Arc<Plan>>,
-    /// Times it was ended because it did nothing though it had requests.
-    pub wedges: u64,
     /// Deaths since it was last ready, but for those that were answered by a change of the plan.
     pub failures_in_a_row: u32,
     /// The last death, or the last sleep that failed, until it is ready again or was asked to stop.
@@ -108,9 +108,9 @@ impl Default for Status {
             startup: None,
             generation: 0,
             restarts: 0,
+            wedges: 0,
             restarts_by_failure: BTreeMap::new(),
             plan: None,
-            wedges: 0,
             failures_in_a_row: 0,
             failure: None,
             client: None,

@@ -60,14 +60,6 @@ pub(super) enum Command {
     },
 }
 
-/// What is remembered over restarts of vllama.
-pub(super) struct Memory {
-    /// What engines needed.
-    pub figures: Figures,
-    /// How their plans had to be changed.
-    pub remedies: Remedies,
-}
-
 /// What the task tells everybody.
 pub(super) struct Public {
     /// All engines.
@@ -76,6 +68,14 @@ pub(super) struct Public {
     pub house: watch::Sender<House>,
     /// Counts the changes of all engines.
     pub changes: watch::Sender<u64>,
+}
+
+/// What is remembered over restarts of vllama.
+pub(super) struct Memory {
+    /// What engines needed.
+    pub figures: Figures,
+    /// How their plans had to be changed.
+    pub remedies: Remedies,
 }
 
 /// The scheduler's task.

@@ -15,6 +15,7 @@ mod changes;
 mod clients;
 mod deaths;
 mod embeddings;
+mod keys;
 mod leftovers;
 mod load;
 mod models;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),
+        ("keys", keys::run),
         ("prompts", prompts::run),
         ("changes", changes::run),
         ("deaths", deaths::run),
