@@ -11,6 +11,7 @@
 mod harness;
 
 mod answers;
+mod changes;
 mod clients;
 mod deaths;
 mod embeddings;
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
         ("clients", clients::run),
         ("keys", keys::run),
         ("prompts", prompts::run),
+        ("changes", changes::run),
         ("deaths", deaths::run),
     ];
     for (name, run) in groups {
