@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -78,6 +78,24 @@ impl App {
     }
 }
 
+/// The routes at which a model works for a client; how many of them one client may have at a time can be limited.
+/// Counting tokens is none of them: it takes a moment.
+pub const ASKS_A_MODEL: &[&str] = &[
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/audio/transcriptions",
+    "/v1/score",
+    "/v1/rerank",
+    "/pooling",
+    anthropic::routes::MESSAGES,
+];
+
 /// One request.
 #[derive(Debug)]
 pub struct Call {
@@ -95,6 +113,8 @@ pub struct Call {
     pub facts: Arc<Facts>,
     /// When the head of the request had been read.
     pub arrived: Instant,
+    /// How long the client is willing to wait for its model; `None` = as long as it takes.
+    pub patience: Option<Duration>,
 }
 
 /// An answer. Its body may still be in the making; dropping it gives back the lease and stops the engine's work.

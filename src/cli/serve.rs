@@ -1,5 +1,6 @@
 //! `vllama serve [MODEL]`: opens the port, loads the model, serves until it is told to stop.
 
+mod descriptors;
 mod doors;
 mod engines;
 mod keep_alives;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use descriptors::Shares;
 use doors::Sockets;
 use notify::Notifier;
 use reload::{Reload, Wanted};
@@ -137,6 +139,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         Err(error) => return Problem::new("cannot look at this machine", error, "please report this").tell(),
     };
     let settings = scheduler_settings(&config);
+    let shares = Shares::of_this_process(config.max_connections);
     let scheduler = Scheduler::new(engines::factory(&config, wanted_seen, hardware, &spawner, gpus.clone()), settings);
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
@@ -156,11 +159,12 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         scheduler.load(model).await;
     }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config)));
+    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, shares)));
     let server = tokio::spawn(server::serve(doors, app.clone(), server_seen, phase_seen));
     notifier.say("READY=1");
     tokio::spawn(notifier.clone().keep_telling(scheduler.clone(), config.service.watchdog, pulse));
-    let reload = Arc::new(Reload { started: config, wanted, server: server_wanted, scheduler: scheduler.clone() });
+    let reload =
+        Arc::new(Reload { started: config, shares, wanted, server: server_wanted, scheduler: scheduler.clone() });
     progress.event(&json!({"event": "listening", "address": address.to_string()}));
     progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
     if model.is_none() {
@@ -222,12 +226,16 @@ fn limits(config: &Config) -> scheduler::Limits {
     }
 }
 
-fn server_settings(config: &Config) -> server::Settings {
+fn server_settings(config: &Config, shares: Shares) -> server::Settings {
     server::Settings {
         stall_timeout: config.stall_limit,
         body_limit: config.body_limit,
         upload_limit: config.blob_limit,
-        max_connections: config.max_connections,
+        max_connections: shares.connections,
+        lobby: shares.lobby,
+        max_requests: shares.requests,
+        streams_per_client: config.streams_per_client,
+        patience: config.patience,
         origins: server::Origins::new(&config.origins),
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
         ..server::Settings::default()

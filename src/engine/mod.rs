@@ -20,7 +20,7 @@ pub mod status;
 mod stop;
 mod wire;
 
-pub use client::{Client, Content, EngineBody, EngineGone};
+pub use client::{Client, Content, EngineBody, EngineGone, kept_connections};
 pub use command::Installation;
 pub use failure::Failure;
 pub use lifecycle::{Engine, Settings};

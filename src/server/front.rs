@@ -1,22 +1,27 @@
 //! The way of one request through the server: who may ask, which route, the body, the handler, and back.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::bounded::Bounded;
+use super::clients::{Client, Clients};
 use super::cors::{self, Verdict};
+use super::crowd::Crowd;
 use super::patience::Patience;
-use super::record::{Record, Recorded};
+use super::prefer;
+use super::record::{Holds, Record, Recorded};
 use super::router::{Entry, Found, Intake, Router};
 use super::running::Running;
 use super::{Phase, Settings, body, encoding, host, request_id};
@@ -26,8 +31,27 @@ use crate::telemetry::Facts;
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
 /// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
+
+/// The same where there is no place: some client's request ends all the time.
+const SOON: HeaderValue = HeaderValue::from_static("1");
+
+/// How long the body of a request that is turned away is read.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Who sends the requests of a connection, and how it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor {
+    /// Switches the host check on: only this machine can reach the port that it came by.
+    pub local: bool,
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether there was no place for it: it is let in to ask how vllama is, and for nothing else.
+    pub in_lobby: bool,
+}
 
 /// Everything a request meets before and after its handler.
 pub struct Front {
@@ -36,12 +60,23 @@ pub struct Front {
     phase: watch::Receiver<Phase>,
     /// The requests that began while it served.
     running: Arc<Running>,
+    crowd: Arc<Crowd>,
+    clients: Arc<Clients>,
 }
 
 impl Front {
     /// Everything a request meets.
     pub fn new(router: Router, settings: watch::Receiver<Arc<Settings>>, phase: watch::Receiver<Phase>) -> Self {
-        Self { router, settings, phase, running: Arc::default() }
+        let crowd = {
+            let settings = settings.borrow();
+            Arc::new(Crowd::new(settings.max_connections, settings.lobby, settings.max_requests))
+        };
+        Self { router, settings, phase, running: Arc::default(), crowd, clients: Arc::default() }
+    }
+
+    /// Who is here.
+    pub fn crowd(&self) -> &Arc<Crowd> {
+        &self.crowd
     }
 
     /// The settings now: they may change between two requests.
@@ -54,9 +89,13 @@ impl Front {
         &self.running
     }
 
-    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it. `local` switches the
-    /// host check on: only this machine can reach the port that it came by.
-    pub async fn answer(&self, request: Request<Incoming>, patience: Arc<Patience>, local: bool) -> Response<Recorded> {
+    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        patience: Arc<Patience>,
+        visitor: Visitor,
+    ) -> Response<Recorded> {
         patience.begin();
         // Counted first: whoever waits for none after the phase has changed then misses no request.
         let run = self.running.begin();
@@ -76,6 +115,7 @@ impl Front {
             ended: false,
             patience,
             _run: (!draining).then_some(run),
+            _holds: Holds::default(),
         };
         let call = Call {
             method: head.method.clone(),
@@ -85,14 +125,19 @@ impl Front {
             request_id: request_id.clone(),
             facts,
             arrived: record.arrived,
+            patience: prefer::wait(&head.headers).or(settings.patience),
         };
-        let mut reply = self.admit(&head, body, call, &settings, local).instrument(span).await;
+        let asked = Asked { head: &head, body, call, settings: &settings, visitor };
+        let mut reply = self.admit(asked, &mut record._holds).instrument(span).await;
         let status = reply.status();
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
+        if visitor.in_lobby {
+            headers.insert(CONNECTION, CLOSE);
+        }
         if draining || *self.phase.borrow() == Phase::Draining {
             // The client's next request belongs to whoever serves next.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            headers.insert(CONNECTION, CLOSE);
             if status == StatusCode::SERVICE_UNAVAILABLE {
                 headers.entry(RETRY_AFTER).or_insert(BACK_SOON);
             }
@@ -107,20 +152,14 @@ impl Front {
     }
 
     /// Host and origin first: a page that may not ask must not cause anything either.
-    async fn admit(
-        &self,
-        head: &request::Parts,
-        body: Incoming,
-        call: Call,
-        settings: &Settings,
-        local: bool,
-    ) -> Reply {
+    async fn admit(&self, asked: Asked<'_>, holds: &mut Holds) -> Reply {
+        let Asked { head, settings, visitor, .. } = asked;
         let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
-        if local && !host::is_ours(named, settings.hostname.as_deref()) {
+        if visitor.local && !host::is_ours(named, settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }
         let origin = match settings.origins.judge(&head.headers) {
-            Verdict::NotCrossOrigin => return self.route(head, body, call, settings).await,
+            Verdict::NotCrossOrigin => return self.route(asked, holds).await,
             Verdict::Forbidden => return empty(StatusCode::FORBIDDEN),
             Verdict::Allowed(origin) => origin,
         };
@@ -129,15 +168,20 @@ impl Front {
             cors::preflight(reply.headers_mut());
             reply
         } else {
-            self.route(head, body, call, settings).await
+            self.route(asked, holds).await
         };
         cors::allow(reply.headers_mut(), origin);
         reply
     }
 
-    async fn route(&self, head: &request::Parts, body: Incoming, call: Call, settings: &Settings) -> Reply {
+    async fn route(&self, asked: Asked<'_>, holds: &mut Holds) -> Reply {
+        let Asked { head, ref call, visitor, .. } = asked;
         match self.router.find(&head.method, head.uri.path()) {
-            Found::Route(entry) => Self::call(entry, head, body, call, settings).await,
+            Found::Route(entry) if visitor.in_lobby && !entry.is_for_operators() => self.turn_away(entry, asked).await,
+            Found::Route(entry) => match self.occupy(entry, &asked, holds) {
+                Ok(()) => self.call(entry, asked).await,
+                Err(reply) => reply,
+            },
             Found::OtherMethods(methods) => {
                 let stray = Router::stray(head.uri.path());
                 let mut reply = stray(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed", &call.request_id);
@@ -165,18 +209,63 @@ impl Front {
         }
     }
 
-    async fn call(entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call, settings: &Settings) -> Reply {
+    /// For a client that came when all places were taken.
+    async fn turn_away(&self, entry: &Entry, mut asked: Asked<'_>) -> Reply {
+        self.crowd.count_refused();
+        let text = format!(
+            "server busy: all of its {} connections are taken; try again in a moment, or raise --max-connections \
+             (VLLAMA_MAX_CONNECTIONS) on the server",
+            self.crowd.most()
+        );
+        if !asked.asks_first() {
+            let _ = timeout(FAREWELL, body::discard(&mut asked.body)).await;
+        }
+        asked.refuse(entry, StatusCode::SERVICE_UNAVAILABLE, &text)
+    }
+
+    /// Takes what the request needs for itself as long as its answer lasts, before its body is read.
+    fn occupy(&self, entry: &Entry, asked: &Asked<'_>, holds: &mut Holds) -> Result<(), Reply> {
+        let most = asked.settings.streams_per_client;
+        if api::ASKS_A_MODEL.contains(&entry.path) {
+            let stream = self.clients.begin(Client::of(asked.visitor.address), most);
+            holds.stream = Some(stream.ok_or_else(|| {
+                let text = format!(
+                    "too many requests at a time: {} of this client's are being answered, which is the limit; wait for \
+                     one of them, or raise --streams-per-client (VLLAMA_STREAMS_PER_CLIENT) on the server",
+                    most
+                );
+                asked.refuse(entry, StatusCode::TOO_MANY_REQUESTS, &text)
+            })?);
+        }
+        if asked.has_body() {
+            holds.descriptor = Some(self.crowd.request().ok_or_else(|| {
+                self.crowd.count_refused();
+                let text = "server busy: it may have no more open files for requests; try again in a moment, or raise \
+                            the limit of open files (`ulimit -n`) on the server";
+                asked.refuse(entry, StatusCode::SERVICE_UNAVAILABLE, text)
+            })?);
+        }
+        Ok(())
+    }
+
+    async fn call(&self, entry: &Entry, asked: Asked<'_>) -> Reply {
+        let has_body = asked.has_body();
+        let asks_first = asked.asks_first();
+        let Asked { head, body, mut call, settings, .. } = asked;
         call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
         let Settings { body_limit, upload_limit, body_timeout, .. } = *settings;
-        let asks_first = head.headers.contains_key(EXPECT);
-        let has_body = !matches!(head.method, Method::GET | Method::HEAD);
+        // Counts until the handler has made of it what it needs.
+        let mut held = self.crowd.body(body_limit);
         match entry.intake {
             Intake::Whole | Intake::Unpacked if has_body => {
-                match body::read(body, asks_first, body_limit, body_timeout).await {
+                match body::read(body, asks_first, (body_limit, &mut held), body_timeout).await {
                     Ok(bytes) => call.body = bytes,
                     Err(refused) => {
                         let mut reply = (entry.refuse)(refused.status, &refused.text, &call.request_id);
-                        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        if refused.status == StatusCode::SERVICE_UNAVAILABLE {
+                            reply.headers_mut().insert(RETRY_AFTER, SOON);
+                        }
+                        reply.headers_mut().insert(CONNECTION, CLOSE);
                         return reply;
                     }
                 }
@@ -212,7 +301,39 @@ impl Front {
         });
         if entry.intake == Intake::Stream && has_body && !reply.status().is_success() {
             // The rest of the body may still be on its way.
-            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            reply.headers_mut().insert(CONNECTION, CLOSE);
+        }
+        reply
+    }
+}
+
+/// A request on its way to its route.
+struct Asked<'a> {
+    head: &'a request::Parts,
+    body: Incoming,
+    call: Call,
+    settings: &'a Settings,
+    visitor: Visitor,
+}
+
+impl Asked<'_> {
+    /// Whether its method is one with a body.
+    fn has_body(&self) -> bool {
+        !matches!(self.head.method, Method::GET | Method::HEAD)
+    }
+
+    /// Whether the client waits for leave to send the body.
+    fn asks_first(&self) -> bool {
+        self.head.headers.contains_key(EXPECT)
+    }
+
+    /// A refusal before the body has been read, for now.
+    fn refuse(&self, entry: &Entry, status: StatusCode, text: &str) -> Reply {
+        let mut reply = (entry.refuse)(status, text, &self.call.request_id);
+        reply.headers_mut().insert(RETRY_AFTER, SOON);
+        if self.has_body() {
+            // It may still be on its way.
+            reply.headers_mut().insert(CONNECTION, CLOSE);
         }
         reply
     }

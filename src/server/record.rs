@@ -9,8 +9,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
+use super::clients::Stream;
 use super::patience::Patience;
 use super::running::Run;
 use crate::api;
@@ -39,6 +41,17 @@ pub struct Record {
     pub patience: Arc<Patience>,
     /// Counts the request among those that a drain waits for; `None` when it began during one.
     pub _run: Option<Run>,
+    /// What it occupies.
+    pub _holds: Holds,
+}
+
+/// What a request occupies until its answer has ended.
+#[derive(Debug, Default)]
+pub struct Holds {
+    /// Its second descriptor.
+    pub descriptor: Option<OwnedSemaphorePermit>,
+    /// Its client's share.
+    pub stream: Option<Stream>,
 }
 
 impl Drop for Record {

@@ -28,6 +28,7 @@ mod logs;
 mod many;
 mod models;
 mod openai;
+mod overload;
 mod passing;
 mod plans;
 mod prompts;

@@ -143,7 +143,7 @@ impl Request {
         path: &'static str,
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
-        let lease = app.scheduler.lease(model, None).await.map_err(ApiError::from)?;
+        let lease = app.scheduler.lease_within(model, None, call.patience).await.map_err(ApiError::from)?;
         self.pass_over(lease, call, path, dialect).await
     }
 
