@@ -42,7 +42,7 @@ fn calls<'a>(routes: impl IntoIterator<Item = &'a Route>) -> BTreeSet<String> {
 
 fn native() -> BTreeSet<String> {
     let mut calls = calls(ollama::routes::ROUTES.iter().chain(ollama::routes::UPLOADS));
-    calls.extend(OPERATORS.iter().flat_map(|(path, _)| [format!("GET {path}"), format!("HEAD {path}")]));
+    calls.extend(OPERATORS.iter().flat_map(|(path, ..)| [format!("GET {path}"), format!("HEAD {path}")]));
     calls
 }
 
@@ -205,6 +205,21 @@ fn every_row_of_the_reference_names_tests_that_exist() {
     let text = read("docs/api.md").to_lowercase();
     for word in ["planned", "not yet", "todo", "to be done"] {
         assert!(!text.contains(word), "docs/api.md tells what is, not what will be: {word}");
+    }
+}
+
+#[test]
+fn every_record_in_the_security_document_names_tests_that_exist() {
+    let functions = functions();
+    let text = read("docs/security.md");
+    let records: Vec<&str> = text.lines().filter(|line| line.starts_with("| CVE-")).collect();
+    assert!(records.len() > 15, "the records are found");
+    for record in records {
+        let tests = quoted(record.trim_matches('|').rsplit(" | ").next().unwrap_or_default());
+        assert!(!tests.is_empty(), "{record} names no test");
+        for test in tests {
+            assert!(functions.contains(&test), "there is no test {test}: {record}");
+        }
     }
 }
 

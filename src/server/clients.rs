@@ -4,14 +4,22 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Whose request it is. One who has an IPv6 address has at least 2⁶⁴ of them, so those of a network count as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Client(IpAddr);
+/// Whose request it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// Whoever has the key of this name, wherever it is used.
+    Key(Box<str>),
+    /// Who has no key. One who has an IPv6 address has at least 2⁶⁴ of them, so those of a network count as one.
+    Address(IpAddr),
+}
 
 impl Client {
-    /// The client with this address.
-    pub fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
+    /// The client with this key, if it has one, at this address.
+    pub fn of(key: Option<&str>, address: IpAddr) -> Self {
+        if let Some(key) = key {
+            return Self::Key(key.into());
+        }
+        Self::Address(match address.to_canonical() {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
             address => address,
         })
@@ -40,7 +48,7 @@ impl Clients {
         if most > 0 && running >= most {
             return None;
         }
-        streams.insert(client, running + 1);
+        streams.insert(client.clone(), running + 1);
         Some(Stream { clients: self.clone(), client })
     }
 }
@@ -60,21 +68,21 @@ mod tests {
     use super::*;
 
     fn client(address: &str) -> Client {
-        Client::of(address.parse().expect("an address"))
+        Client::of(None, address.parse().expect("an address"))
     }
 
     #[test]
     fn each_client_has_its_own_number_and_gets_it_back() {
         let clients = Arc::new(Clients::default());
-        let (one, other) = (client("10.0.0.1"), client("10.0.0.2"));
-        let first = clients.begin(one, 2).expect("the first");
-        let _second = clients.begin(one, 2).expect("the second");
-        assert!(clients.begin(one, 2).is_none());
-        assert!(clients.begin(other, 2).is_some());
-        assert!(clients.begin(one, 0).is_some(), "0 is any number");
+        let (one, other) = (|| client("10.0.0.1"), || Client::of(Some("laptop"), [10, 0, 0, 1].into()));
+        let first = clients.begin(one(), 2).expect("the first");
+        let second = clients.begin(one(), 2).expect("the second");
+        assert!(clients.begin(one(), 2).is_none());
+        assert!(clients.begin(other(), 2).is_some());
+        assert!(clients.begin(one(), 0).is_some(), "0 is any number");
         drop(first);
-        assert!(clients.begin(one, 2).is_some());
-        drop(_second);
+        assert!(clients.begin(one(), 2).is_some());
+        drop(second);
         assert!(clients.streams.lock().expect("nobody else").is_empty(), "nobody is remembered");
     }
 

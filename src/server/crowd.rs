@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -40,8 +40,6 @@ pub struct Crowd {
     lobby: Arc<Semaphore>,
     /// What makes those in the lobby go, the oldest first.
     waiting: Mutex<VecDeque<oneshot::Sender<()>>>,
-    open: AtomicUsize,
-    refused: AtomicU64,
     /// When the operator was told of it last.
     told: Mutex<Option<Instant>>,
     /// Bytes of request bodies that are in memory.
@@ -83,8 +81,6 @@ impl Crowd {
             resting: Arc::default(),
             lobby: semaphore(lobby),
             waiting: Mutex::default(),
-            open: AtomicUsize::new(0),
-            refused: AtomicU64::new(0),
             told: Mutex::default(),
             bodies: AtomicUsize::new(0),
         }
@@ -97,7 +93,6 @@ impl Crowd {
 
     /// Lets a connection in, to a place where there is one, else to the lobby.
     pub async fn enter(self: &Arc<Self>) -> Guest {
-        self.open.fetch_add(1, Ordering::Relaxed);
         let place = match self.places.clone().try_acquire_owned() {
             Ok(place) => Place::Own(place),
             Err(_) => self.enter_lobby().await,
@@ -131,20 +126,13 @@ impl Crowd {
         Held { crowd: self.clone(), bytes: 0, most: longest.saturating_mul(WHOLE_BODIES) }
     }
 
-    /// Counts somebody who was told to come back; the log says it now and then.
-    pub fn count_refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+    /// Tells the operator now and then that somebody was told to come back.
+    pub fn tell_of_refusals(&self) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());
-            let (connections, refused) = self.figures();
-            tracing::warn!(connections, refused, "there is no place for more clients; some are told to come back");
+            tracing::warn!(most = self.most, "there is no place for more clients; some are told to come back");
         }
-    }
-
-    /// Connections now, and requests so far that were told to come back since there was no place.
-    pub fn figures(&self) -> (usize, u64) {
-        (self.open.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 
     /// Waits until somebody needs the place of this connection, while it rests.
@@ -190,12 +178,6 @@ impl Guest {
             Place::Lobby { leave, .. } => _ = leave.await,
             Place::Own(_) => std::future::pending().await,
         }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.crowd.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

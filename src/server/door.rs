@@ -67,10 +67,18 @@ pub(super) async fn attend(door: Door, front: Arc<Front>, mut phase: watch::Rece
                 trouble = Trouble { told: trouble.told, ..Trouble::default() };
                 let visitor = Visitor { local, address: address.ip(), in_lobby: false };
                 let guest = front.crowd().enter().await;
-                connections.spawn(connection(Guided { stream, guest, visitor }, front.clone(), closing.clone()));
+                let counted = front.metrics().connection();
+                let connection = connection(Guided { stream, guest, visitor }, front.clone(), closing.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(counted);
+                });
             }
             Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => tokio::time::sleep(trouble.rest(&error)).await,
+            Err(error) => {
+                front.metrics().connection_refused();
+                tokio::time::sleep(trouble.rest(&error)).await;
+            }
         }
     }
     drop(listener);

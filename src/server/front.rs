@@ -1,4 +1,4 @@
-//! The way of one request through the server: who may ask, which route, the body, the handler, and back.
+//! The way of one request through the server: who may ask, which route, the key, the body, the handler, and back.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -24,9 +24,10 @@ use super::prefer;
 use super::record::{Holds, Record, Recorded};
 use super::router::{Entry, Found, Intake, Router};
 use super::running::Running;
-use super::{Phase, Settings, body, encoding, host, request_id};
+use super::{Phase, Settings, body, encoding, host, keys, request_id};
+use crate::access::{Access, Grant, Now};
 use crate::api::{self, Answering, Call, Reply, Upload};
-use crate::telemetry::Facts;
+use crate::telemetry::{Facts, Metrics};
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
@@ -58,6 +59,7 @@ pub struct Front {
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
+    metrics: Arc<Metrics>,
     /// The requests that began while it served.
     running: Arc<Running>,
     crowd: Arc<Crowd>,
@@ -66,17 +68,36 @@ pub struct Front {
 
 impl Front {
     /// Everything a request meets.
-    pub fn new(router: Router, settings: watch::Receiver<Arc<Settings>>, phase: watch::Receiver<Phase>) -> Self {
+    pub fn new(
+        router: Router,
+        settings: watch::Receiver<Arc<Settings>>,
+        phase: watch::Receiver<Phase>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let crowd = {
-            let settings = settings.borrow();
-            Arc::new(Crowd::new(settings.max_connections, settings.lobby, settings.max_requests))
+            let Settings { max_connections, lobby, max_requests, .. } = **settings.borrow();
+            // Who looks at vllama for operators is few, and has the descriptors of vllama's own work.
+            if router.is_open() { Crowd::new(lobby, 4, 4) } else { Crowd::new(max_connections, lobby, max_requests) }
         };
-        Self { router, settings, phase, running: Arc::default(), crowd, clients: Arc::default() }
+        Self {
+            router,
+            settings,
+            phase,
+            metrics,
+            running: Arc::default(),
+            crowd: Arc::new(crowd),
+            clients: Arc::default(),
+        }
     }
 
     /// Who is here.
     pub fn crowd(&self) -> &Arc<Crowd> {
         &self.crowd
+    }
+
+    /// Counts what the server does.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The settings now: they may change between two requests.
@@ -109,13 +130,13 @@ impl Front {
             span: span.clone(),
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
-            arrived: Instant::now(),
             facts: facts.clone(),
+            metrics: self.metrics.clone(),
             status: None,
             ended: false,
             patience,
+            holds: Holds::default(),
             _run: (!draining).then_some(run),
-            _holds: Holds::default(),
         };
         let call = Call {
             method: head.method.clone(),
@@ -123,12 +144,14 @@ impl Front {
             body: bytes::Bytes::new(),
             upload: Upload::default(),
             request_id: request_id.clone(),
-            facts,
-            arrived: record.arrived,
+            grant: Grant::nothing(),
+            arrived: facts.arrived(),
+            accept: accept(&head.headers),
             patience: prefer::wait(&head.headers).or(settings.patience),
+            facts,
         };
         let asked = Asked { head: &head, body, call, settings: &settings, visitor };
-        let mut reply = self.admit(asked, &mut record._holds).instrument(span).await;
+        let mut reply = self.admit(asked, &mut record.holds).instrument(span).await;
         let status = reply.status();
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
@@ -159,7 +182,7 @@ impl Front {
             return empty(StatusCode::FORBIDDEN);
         }
         let origin = match settings.origins.judge(&head.headers) {
-            Verdict::NotCrossOrigin => return self.route(asked, holds).await,
+            Verdict::NotCrossOrigin => return self.enter(asked, holds).await,
             Verdict::Forbidden => return empty(StatusCode::FORBIDDEN),
             Verdict::Allowed(origin) => origin,
         };
@@ -168,19 +191,59 @@ impl Front {
             cors::preflight(reply.headers_mut());
             reply
         } else {
-            self.route(asked, holds).await
+            self.enter(asked, holds).await
         };
         cors::allow(reply.headers_mut(), origin);
         reply
     }
 
-    async fn route(&self, asked: Asked<'_>, holds: &mut Holds) -> Reply {
-        let Asked { head, ref call, visitor, .. } = asked;
-        match self.router.find(&head.method, head.uri.path()) {
-            Found::Route(entry) if visitor.in_lobby && !entry.is_for_operators() => self.turn_away(entry, asked).await,
+    /// Then the key, before anything of the body is read, and whatever the path: who has none learns nothing. A preflight
+    /// has none, so it does not come here.
+    async fn enter(&self, mut asked: Asked<'_>, holds: &mut Holds) -> Reply {
+        let Asked { head, settings, visitor, .. } = asked;
+        let path = head.uri.path();
+        let found = self.router.find(&head.method, path);
+        if let Found::Route(entry) = &found
+            && visitor.in_lobby
+            && !entry.is_for_operators()
+        {
+            return self.turn_away(entry, asked).await;
+        }
+        let Some(gate) = settings.gate.as_ref().filter(|_| !self.router.is_open()) else {
+            asked.call.grant = Grant::everything();
+            return self.route(found, asked, holds).await;
+        };
+        let (access, refuse) = match &found {
+            Found::Route(entry) => (entry.access, entry.refuse),
+            Found::OtherMethods(_) | Found::WithoutSlash(_) | Found::Nothing => (Access::ANY, Router::stray(path)),
+        };
+        match gate.admit(keys::shown(&head.headers), access, Now::read()) {
+            Ok((grant, admitted)) => {
+                if let Some(key) = grant.key() {
+                    asked.call.facts.set_key(key.to_owned());
+                }
+                asked.call.grant = grant;
+                holds.admission = admitted;
+            }
+            Err(denied) => {
+                asked.call.facts.set_refusal(denied.reason());
+                return keys::refuse(&denied, refuse, path, &asked.call.request_id);
+            }
+        }
+        let quota = holds.admission.as_ref().map(|admission| admission.quota);
+        let mut reply = self.route(found, asked, holds).await;
+        if let Some(quota) = quota {
+            keys::tell(&quota, path, reply.headers_mut());
+        }
+        reply
+    }
+
+    async fn route(&self, found: Found<'_>, asked: Asked<'_>, holds: &mut Holds) -> Reply {
+        let Asked { head, ref call, .. } = asked;
+        match found {
             Found::Route(entry) => match self.occupy(entry, &asked, holds) {
-                Ok(()) => self.call(entry, asked).await,
-                Err(reply) => reply,
+                None => self.call(entry, asked).await,
+                Some(refusal) => refusal,
             },
             Found::OtherMethods(methods) => {
                 let stray = Router::stray(head.uri.path());
@@ -211,7 +274,8 @@ impl Front {
 
     /// For a client that came when all places were taken.
     async fn turn_away(&self, entry: &Entry, mut asked: Asked<'_>) -> Reply {
-        self.crowd.count_refused();
+        asked.call.facts.set_route(entry.path);
+        self.count_refused();
         let text = format!(
             "server busy: all of its {} connections are taken; try again in a moment, or raise --max-connections \
              (VLLAMA_MAX_CONNECTIONS) on the server",
@@ -223,29 +287,38 @@ impl Front {
         asked.refuse(entry, StatusCode::SERVICE_UNAVAILABLE, &text)
     }
 
-    /// Takes what the request needs for itself as long as its answer lasts, before its body is read.
-    fn occupy(&self, entry: &Entry, asked: &Asked<'_>, holds: &mut Holds) -> Result<(), Reply> {
-        let most = asked.settings.streams_per_client;
+    /// Takes what the request needs for itself as long as its answer lasts, before its body is read; a refusal where it
+    /// cannot have that.
+    fn occupy(&self, entry: &Entry, asked: &Asked<'_>, holds: &mut Holds) -> Option<Reply> {
+        asked.call.facts.set_route(entry.path);
         if api::ASKS_A_MODEL.contains(&entry.path) {
-            let stream = self.clients.begin(Client::of(asked.visitor.address), most);
-            holds.stream = Some(stream.ok_or_else(|| {
+            let client = Client::of(asked.call.grant.key(), asked.visitor.address);
+            let most = asked.settings.streams_per_client;
+            holds.stream = self.clients.begin(client, most);
+            if holds.stream.is_none() {
                 let text = format!(
-                    "too many requests at a time: {} of this client's are being answered, which is the limit; wait for \
-                     one of them, or raise --streams-per-client (VLLAMA_STREAMS_PER_CLIENT) on the server",
-                    most
+                    "too many requests at a time: {most} of this client's are being answered, which is the limit; wait for \
+                     one of them, or raise --streams-per-client (VLLAMA_STREAMS_PER_CLIENT) on the server"
                 );
-                asked.refuse(entry, StatusCode::TOO_MANY_REQUESTS, &text)
-            })?);
+                return Some(asked.refuse(entry, StatusCode::TOO_MANY_REQUESTS, &text));
+            }
         }
         if asked.has_body() {
-            holds.descriptor = Some(self.crowd.request().ok_or_else(|| {
-                self.crowd.count_refused();
+            holds.descriptor = self.crowd.request();
+            if holds.descriptor.is_none() {
+                self.count_refused();
                 let text = "server busy: it may have no more open files for requests; try again in a moment, or raise \
                             the limit of open files (`ulimit -n`) on the server";
-                asked.refuse(entry, StatusCode::SERVICE_UNAVAILABLE, text)
-            })?);
+                return Some(asked.refuse(entry, StatusCode::SERVICE_UNAVAILABLE, text));
+            }
         }
-        Ok(())
+        None
+    }
+
+    /// Counts somebody who was told to come back.
+    fn count_refused(&self) {
+        self.metrics.connection_refused();
+        self.crowd.tell_of_refusals();
     }
 
     async fn call(&self, entry: &Entry, asked: Asked<'_>) -> Reply {
@@ -352,6 +425,12 @@ impl Future for Caught {
             Err(_) => Poll::Ready(None),
         }
     }
+}
+
+/// The formats that a client takes, all headers together (RFC 9110, section 5.3).
+fn accept(headers: &HeaderMap) -> String {
+    let values: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    values.join(",")
 }
 
 fn empty(status: StatusCode) -> Reply {

@@ -1,4 +1,4 @@
-//! Sockets and HTTP: connections, limits, origins, routing, request ids, the access log, drain.
+//! Sockets and HTTP: connections, limits, origins, keys, routing, request ids, the access log, drain.
 //!
 //! In: TCP connections. Out: a [`Call`](crate::api::Call) to the handler of a route, and its reply back to the client.
 //! Knows no model and no engine: what an answer says is the business of `api` and `telemetry`.
@@ -13,6 +13,7 @@ mod door;
 mod encoding;
 mod front;
 mod host;
+mod keys;
 mod patience;
 mod prefer;
 mod record;
@@ -26,7 +27,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::access::Gate;
 use crate::api::App;
+use crate::telemetry::Metrics;
 pub use cors::Origins;
 pub use door::Door;
 use door::attend;
@@ -60,7 +63,7 @@ pub struct Settings {
     pub lobby: usize,
     /// Requests with a body at a time: each may need a descriptor beside that of its connection. More are answered 503.
     pub max_requests: usize,
-    /// Answers of models that one client, known by its address, may have on their way at a time; more are answered 429. 0 =
+    /// Answers of models that one client, known by its key or its address, may have on their way at a time; more are answered 429. 0 =
     /// any number.
     pub streams_per_client: usize,
     /// How long a request waits at most for its model by what is known of it, where the client says nothing; it is
@@ -70,6 +73,8 @@ pub struct Settings {
     pub origins: Origins,
     /// Name of this machine, one of the names the host check lets through (ollama-api §8.2).
     pub hostname: Option<String>,
+    /// Looks at the keys of requests; `None` where none are asked for.
+    pub gate: Option<Arc<Gate>>,
 }
 
 impl Default for Settings {
@@ -89,6 +94,7 @@ impl Default for Settings {
             patience: None,
             origins: Origins::new(&[]),
             hostname: None,
+            gate: None,
         }
     }
 }
@@ -114,7 +120,19 @@ pub async fn serve(
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
 ) {
-    serve_routes(doors, Router::new(app), settings, phase).await;
+    let metrics = app.metrics.clone();
+    serve_routes(doors, Router::new(app), settings, phase, metrics).await;
+}
+
+/// Serves `/metrics` and `/health`, and nothing else, until `phase` is [`Phase::Draining`] or its sender is gone.
+pub async fn serve_monitoring(
+    door: Door,
+    app: Arc<App>,
+    settings: watch::Receiver<Arc<Settings>>,
+    phase: watch::Receiver<Phase>,
+) {
+    let router = Router::monitoring(&app);
+    serve_routes(vec![door], router, settings, phase, app.metrics.clone()).await;
 }
 
 async fn serve_routes(
@@ -122,8 +140,9 @@ async fn serve_routes(
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
+    metrics: Arc<Metrics>,
 ) {
-    let front = Arc::new(Front::new(router, settings, phase.clone()));
+    let front = Arc::new(Front::new(router, settings, phase.clone(), metrics));
     let mut open = JoinSet::new();
     for door in doors {
         open.spawn(attend(door, front.clone(), phase.clone()));
