@@ -137,7 +137,7 @@ pub const SETTINGS: &[Setting] = &[
         ["VLLAMA_STREAMS_PER_CLIENT"],
         "NUMBER",
         "0 (any number)",
-        "most answers of models that one client, known by its address, may have on their way at a time"
+        "most answers of models that one client, known by its key or its address, may have on their way at a time"
     ),
     setting!(
         "patience",
