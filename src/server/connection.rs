@@ -32,7 +32,9 @@ pub(super) async fn connection(guided: Guided, front: Arc<Front>, mut closing: w
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    guest.find_place().await;
+    if !guest.find_place().await {
+        return;
+    }
     visitor.in_lobby = guest.is_in_lobby();
     let settings = front.settings();
     let patience = Arc::new(Patience::default());

@@ -153,18 +153,19 @@ impl Crowd {
 }
 
 impl Guest {
-    /// Takes the place of a connection that rests, if there is one. Returns early when it has to leave.
-    pub async fn find_place(&mut self) {
-        let Place::Lobby { leave, .. } = &mut self.place else { return };
+    /// Takes the place of a connection that rests, if there is one; false when it has to leave before it has found any.
+    pub async fn find_place(&mut self) -> bool {
+        let Place::Lobby { leave, .. } = &mut self.place else { return true };
         self.crowd.resting.notify_one();
         let place = self.crowd.places.clone().acquire_owned();
         let found = tokio::select! {
             found = timeout(MAKING_ROOM, place) => found.ok().and_then(Result::ok),
-            _ = leave => None,
+            _ = leave => return false,
         };
         if let Some(place) = found {
             self.place = Place::Own(place);
         }
+        true
     }
 
     /// Whether it is only in the lobby.
