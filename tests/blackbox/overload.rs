@@ -65,6 +65,7 @@ async fn with_hundreds_of_clients_and_few_descriptors_an_engine_is_restarted_and
     let log = vllama.log();
     let lacking = |line: &&Value| line.to_string().contains("Too many open files");
     assert_eq!(log.iter().find(lacking), None);
+    assert_eq!(log.iter().find(|line| line.to_string().contains("panic")), None);
     drop((idle, streams, silent));
     eventually("a chat is answered again", async || {
         let answer = vllama.client.try_request(&Request::post("/api/chat", &chat("FAKE:count 3", false))).await.ok()?;
