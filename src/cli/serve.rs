@@ -1,5 +1,6 @@
 //! `vllama serve [MODEL]`: opens the port, loads the model, serves until it is told to stop.
 
+mod descriptors;
 mod doors;
 mod engines;
 mod keep_alives;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use descriptors::Shares;
 use doors::Sockets;
 use keys::Keys;
 use notify::Notifier;
@@ -158,6 +160,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         Err(error) => return Problem::new("cannot look at this machine", error, "please report this").tell(),
     };
     let settings = scheduler_settings(&config);
+    let shares = Shares::of_this_process(config.max_connections);
     let scheduler = Scheduler::new(engines::factory(&config, wanted_seen, hardware, &spawner, gpus.clone()), settings);
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
@@ -182,7 +185,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         scheduler.load(model).await;
     }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, keys.as_deref())));
+    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, keys.as_deref(), shares)));
     let (_monitored, always) = watch::channel(Phase::Serving);
     if let Some(door) = doors.monitoring {
         // To the very end: how a drain goes is worth watching too.
@@ -196,6 +199,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     }
     let reload = Arc::new(Reload {
         started: config,
+        shares,
         wanted,
         server: server_wanted,
         scheduler: scheduler.clone(),
@@ -285,13 +289,17 @@ fn limits(config: &Config) -> scheduler::Limits {
     }
 }
 
-fn server_settings(config: &Config, keys: Option<&Keys>) -> server::Settings {
+fn server_settings(config: &Config, keys: Option<&Keys>, shares: Shares) -> server::Settings {
     server::Settings {
         gate: keys.map(|keys| keys.gate.clone()),
         stall_timeout: config.stall_limit,
         body_limit: config.body_limit,
         upload_limit: config.blob_limit,
-        max_connections: config.max_connections,
+        max_connections: shares.connections,
+        lobby: shares.lobby,
+        max_requests: shares.requests,
+        streams_per_client: config.streams_per_client,
+        patience: config.patience,
         origins: server::Origins::new(&config.origins),
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
         ..server::Settings::default()

@@ -331,6 +331,8 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         memory_budget: values.bytes("memory-budget")?,
         max_wait: values.time("max-wait", Duration::from_secs(30))?,
         min_residence: values.time("min-residence", Duration::from_secs(10))?,
+        streams_per_client: size(values.number("streams-per-client")?.unwrap_or(0)),
+        patience: Some(values.time("patience", Duration::ZERO)?).filter(|patience| !patience.is_zero()),
         stall_limit: values.time("stall-timeout", Duration::from_secs(60))?,
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
         blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),

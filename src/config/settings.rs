@@ -140,6 +140,20 @@ pub const SETTINGS: &[Setting] = &[
         "how long a loaded model keeps its place at least"
     ),
     setting!(
+        "streams-per-client",
+        ["VLLAMA_STREAMS_PER_CLIENT"],
+        "NUMBER",
+        "0 (any number)",
+        "most answers of models that one client, known by its key or its address, may have on their way at a time"
+    ),
+    setting!(
+        "patience",
+        ["VLLAMA_PATIENCE"],
+        "TIME",
+        "0 (as long as it takes)",
+        "a request that would wait longer for its model, by what is known, is refused at once; clients may say `Prefer: wait=SECONDS`"
+    ),
+    setting!(
         "stall-timeout",
         ["VLLAMA_STALL_TIMEOUT"],
         "TIME",

@@ -8,8 +8,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
+use super::clients::Stream;
 use super::patience::Patience;
 use super::running::Run;
 use crate::access::{Admission, Now};
@@ -41,17 +43,28 @@ pub struct Record {
     pub ended: bool,
     /// Is told when the request is over.
     pub patience: Arc<Patience>,
-    /// Counts the request against its key's limits.
-    pub admission: Option<Admission>,
     /// Counts the request among those that a drain waits for; `None` when it began during one.
     pub _run: Option<Run>,
+    /// What it occupies.
+    pub holds: Holds,
+}
+
+/// What a request occupies until its answer has ended.
+#[derive(Debug, Default)]
+pub struct Holds {
+    /// Its second descriptor.
+    pub descriptor: Option<OwnedSemaphorePermit>,
+    /// Its client's share.
+    pub stream: Option<Stream>,
+    /// Counts it against its key's limits.
+    pub admission: Option<Admission>,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         self.patience.end();
         let whole = self.status.is_some() && (self.ended || self.facts.complete());
-        if let Some(admission) = self.admission.take() {
+        if let Some(admission) = self.holds.admission.take() {
             admission.spend(self.facts.used(whole), Now::read());
         }
         let status = match self.status {

@@ -32,6 +32,7 @@ mod many;
 mod metrics;
 mod models;
 mod openai;
+mod overload;
 mod passing;
 mod plans;
 mod prompts;
