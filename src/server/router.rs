@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 
 use crate::api::{self, Answering, App, Call, Refuse, Reply, anthropic, ollama, openai};
+use crate::telemetry::metrics::Format;
 use crate::telemetry::{Health, Queue};
 
 /// A route, ready to be called.
@@ -67,15 +68,21 @@ pub enum Found<'a> {
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
 /// What answers a route of the operators.
-type Answer = fn(&App) -> Reply;
+type Answer = fn(Arc<App>, Call) -> Answering;
 
 /// What operators ask: path and answer.
 pub static OPERATORS: &[(&str, Answer)] = &[
-    ("/health", |app| health(&app.health())),
-    ("/health/live", |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
-    ("/health/ready", |app| health(&app.readiness())),
-    ("/vllama/queue", |app| queue(&app.queue())),
+    ("/health", |app, _| now(health(&app.health()))),
+    ("/health/live", |_, _| now(json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec()))),
+    ("/health/ready", |app, _| now(health(&app.readiness()))),
+    ("/metrics", |app, call| Box::pin(metrics(app, call))),
+    ("/vllama/queue", |app, _| now(queue(&app.queue()))),
 ];
+
+/// Those of them that a port for monitoring alone has.
+fn is_for_monitoring(path: &str) -> bool {
+    path == "/metrics" || path.starts_with("/health")
+}
 
 impl Router {
     /// The routes of this version: the native API, OpenAI's, Anthropic's, then what operators ask.
@@ -96,6 +103,12 @@ impl Router {
         });
         let operators = OPERATORS.iter().map(|(path, answer)| entry(path, &app, *answer));
         Self::of(dialects.chain(operators))
+    }
+
+    /// The routes of a port for monitoring: `/metrics` and `/health`, and nothing that costs an engine anything.
+    pub fn monitoring(app: &Arc<App>) -> Self {
+        let routes = OPERATORS.iter().filter(|(path, _)| is_for_monitoring(path));
+        Self::of(routes.map(|(path, answer)| entry(path, app, *answer)))
     }
 
     /// Any routes.
@@ -130,8 +143,13 @@ impl Router {
 
 fn entry(path: &'static str, app: &Arc<App>, answer: Answer) -> Entry {
     let app = app.clone();
-    let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
+    let handler = Box::new(move |call| answer(app.clone(), call));
     Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: native }
+}
+
+/// An answer that is there at once.
+fn now(reply: Reply) -> Answering {
+    Box::pin(std::future::ready(reply))
 }
 
 fn plain(status: StatusCode, text: &str, _request_id: &str) -> Reply {
@@ -147,6 +165,12 @@ fn health(health: &Health) -> Reply {
     let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // Strings, numbers and JSON always become JSON.
     json(status, serde_json::to_vec(health).unwrap_or_default())
+}
+
+/// The page of metrics, in the format that the client wants.
+async fn metrics(app: Arc<App>, call: Call) -> Reply {
+    let format = Format::wanted(&call.accept);
+    api::whole(StatusCode::OK, format.content_type(), app.metrics(format).await)
 }
 
 /// What waits and what runs.

@@ -26,6 +26,7 @@ mod life;
 mod loading;
 mod logs;
 mod many;
+mod metrics;
 mod models;
 mod openai;
 mod passing;

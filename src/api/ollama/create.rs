@@ -25,7 +25,7 @@ pub async fn create(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         let request: CreateRequest = json::decode(&text)?;
         (Order::read(&request)?, request.stream.unwrap_or(true))
     };
-    call.facts.set_model(order.name.display());
+    call.facts.set_wanted(order.name.display());
     drop(call);
     progress::answer(stream, |teller| carry_out(app, order, teller)).await
 }

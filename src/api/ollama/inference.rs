@@ -59,9 +59,7 @@ impl Wishes {
 
 /// Looks the model up and notes it for the log.
 pub(super) fn find(app: &App, call: &Call, asked: &str) -> Result<Arc<Installed>, ApiError> {
-    let model = Wanted::parse(asked)?.find(app, asked, "remote inference is unavailable")?;
-    call.facts.set_model(model.name.display());
-    Ok(model)
+    Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable")
 }
 
 /// Answers a request without a prompt (§6.1): always one object, never a stream.

@@ -57,7 +57,7 @@ impl Run {
         model: &Arc<Installed>,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Self, ApiError> {
-        let lease = app.scheduler.lease(model, keep_alive).await?;
+        let lease = app.lease(call, model, keep_alive).await?;
         let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
         Ok(Self { model: model.clone(), lease, request_id: call.request_id.clone(), facts: call.facts.clone(), clock })
     }
