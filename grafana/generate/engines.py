@@ -21,7 +21,7 @@ def build():
         bars("Last start", "What the last start spent its time with.",
              {"{{engine}} {{phase}}": f"vllama_engine_start_phase_seconds{{{ENGINE}}}"}, "s"),
         lines("Last start in all", "From the program's start to its first answer.", each(f"vllama_engine_start_seconds{{{ENGINE}}}"), "s"),
-        lines("Swaps and drains", "Models that made room for others, and engines that finished their requests before they stopped.",
+        lines("Swaps and drains", "Models that made room for others, and models in use that took no new requests to do so.",
               {"swaps": f"sum(increase(vllama_swaps_total{RATE}))", "drains": f"sum(increase(vllama_drains_total{RATE}))"}, "none"),
         lines("Figures of the engine", "1: the engine answered /metrics within a second. Else its panels below have gaps.",
               each(f"vllama_engine_scrape_ok{{{ENGINE}}}"), "none", top=1),
@@ -46,7 +46,7 @@ def build():
               stacked=True),
     ]
     memory = [
-        lines("Memory of engines", "Main memory without a GPU, GPU memory with one.", each(f"vllama_engine_memory_bytes{{{ENGINE}}}"),
+        lines("Memory of engines", "Main memory that the engine's processes hold.", each(f"vllama_engine_memory_bytes{{{ENGINE}}}"),
               "bytes", stacked=True),
         lines("Memory for engines", "What they may have in all, and what is given out.",
               {"budget {{device}}": "vllama_memory_budget_bytes", "given {{device}}": "vllama_memory_used_bytes"}, "bytes"),
@@ -67,7 +67,7 @@ def build():
         lines("GPU temperature", "Above 87 °C somebody is called.", {"GPU {{gpu}}": "vllama_gpu_temperature_celsius"}, "celsius",
               steps=[(None, "transparent"), (87, BAD)]),
         lines("GPU power", "Drawn by each card.", {"GPU {{gpu}}": "vllama_gpu_power_watts"}, "watt", stacked=True),
-        lines("GPU memory errors", "Found by ECC, in all.", {"GPU {{gpu}}": "vllama_gpu_ecc_errors_total"}, "none"),
+        lines("GPU memory errors", "That could not be corrected, since the driver was loaded.", {"GPU {{gpu}}": "vllama_gpu_ecc_errors_total"}, "none"),
         rows("Versions", "Of vllama and of the engine.", "vllama_build_info", ["Value", "__name__", "job"], width=8),
     ]
     sections = {"Life": life, "Work": work, "Memory and disks": memory, "GPUs": gpus}

@@ -104,6 +104,7 @@ def bars(title, description, expressions, unit, steps=((None, GOOD),), width=8, 
 def rows(title, description, expression, hidden, width=12):
     """A table of the labels of each series, now, without those in `hidden`."""
     panel = _placed(table.Panel(), title, description, width, 8).no_value("none")
+    panel = panel.align(looks.FieldTextAlignment.AUTO).inspect(False)
     panel = panel.with_target(_query(expression).instant().format(queries.PromQueryFormat.TABLE))
     excluded = {name: True for name in ["Time", *hidden]}
     return panel.with_transformation(model.DataTransformerConfig(id_val="organize", options={"excludeByName": excluded}))
