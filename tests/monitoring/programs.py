@@ -79,7 +79,7 @@ class Program:
 
 
 class Edge:
-    """A TLS server with a certificate of its own for one name, as Caddy is towards its clients."""
+    """A TLS server with a certificate of its own for one name, as Caddy is to its clients while vllama is not ready."""
 
     def __init__(self, directory, name):
         key, certificate = directory / "edge.key", directory / "edge.crt"
@@ -96,7 +96,9 @@ class Edge:
     def _serve(self):
         while True:
             try:
-                self.listener.accept()[0].close()
+                with self.listener.accept()[0] as connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             except ssl.SSLError:
                 pass  # it asked for another name
             except OSError:
