@@ -108,7 +108,7 @@ def configure(directory, addresses):
     for job in configuration["scrape_configs"]:
         if job["job_name"] == "edge":
             # The exporter answers half a second before Prometheus gives up.
-            job["scrape_interval"] = "1s"
+            job["scrape_interval"] = job["scrape_timeout"] = "1s"
     path.write_text(yaml.safe_dump(configuration))
     for path in (directory / "rules").glob("*.yml"):
         rules = yaml.safe_load(path.read_text())
