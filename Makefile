@@ -69,6 +69,11 @@ FUZZ_SECONDS ?= 120
 chaos: ## everything goes wrong two thousand times while requests run
 	@VLLAMA_CHAOS_ROUNDS=$${VLLAMA_CHAOS_ROUNDS:-2000} cargo test --locked --test chaos
 
+.PHONY: boards
+boards: engine ## write Grafana's boards (grafana/boards) from grafana/generate
+	@tests/monitoring/setup $(VENV) target/monitoring
+	@target/monitoring/bin/python grafana/generate
+
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine
 	@cargo bench --locked --bench chunk

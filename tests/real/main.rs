@@ -17,6 +17,7 @@ mod embeddings;
 mod leftovers;
 mod load;
 mod models;
+mod monitoring;
 mod plans;
 mod prompts;
 mod tools;
