@@ -17,12 +17,12 @@ PROGRAMS = MONITORING / "usr/bin"
 PATIENCE = 30  # seconds: longest wait for any state
 
 
-def eventually(what, state):
-    """Waits until `state()` gives something."""
-    deadline = time.monotonic() + PATIENCE
+def eventually(what, state, patience=PATIENCE):
+    """Waits until `state()` gives something, so many seconds at most."""
+    deadline = time.monotonic() + patience
     while not (found := state()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {PATIENCE} s")
+            raise AssertionError(f"{what}: not within {patience} s")
         time.sleep(0.05)
     return found
 

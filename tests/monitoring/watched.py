@@ -3,7 +3,9 @@ files say: only addresses and times are others."""
 
 import http.client
 import json
+import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +18,7 @@ from programs import PATIENCE, ROOT, Edge, Program, eventually, free_port, get
 sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/pull")]
 
 import test_pull
-from test_pull import FIRST
+from test_pull import BIN, FIRST
 
 DOMAIN = "localhost"
 
@@ -37,7 +39,13 @@ REQUESTS = [
     ("/v1/chat/completions", {"model": FIRST, "stream": True, "messages": [{"role": "user", "content": "FAKE:count 10"}]}),
     ("/v1/chat/completions", {"model": FIRST, "messages": [{"role": "user", "content": "FAKE:http500 0"}]}),
     ("/api/chat", {"model": "missing", "messages": [{"role": "user", "content": "hello"}]}),
+    ("/api/chat", {"model": FIRST, "messages": [{"role": "user", "content": "hello"}]}, "sk-vllama-guessed"),
 ]
+
+
+def has_keys():
+    """Whether this vllama can be told to want keys."""
+    return b"--keys " in subprocess.run([BIN / "vllama", "serve", "--help"], capture_output=True, check=True).stdout
 
 
 class NoHub:
@@ -61,8 +69,8 @@ def ask(port, path, body, key=None):
 class Load:
     """Clients that ask one thing after the other, until they are stopped."""
 
-    def __init__(self, vllama, clients=3):
-        self.vllama, self.over, self.go = vllama, threading.Event(), threading.Event()
+    def __init__(self, watched, clients=3):
+        self.watched, self.over, self.go = watched, threading.Event(), threading.Event()
         self.go.set()
         self.resting = threading.Barrier(clients + 1)
         self.threads = [threading.Thread(target=self._run, args=[at], daemon=True) for at in range(clients)]
@@ -74,7 +82,7 @@ class Load:
             if not self.go.is_set():
                 self.resting.wait(PATIENCE)
                 self.go.wait()
-            ask(self.vllama.port, *REQUESTS[at % len(REQUESTS)])
+            self.watched.ask(*REQUESTS[at % len(REQUESTS)])
             at += 1
             self.over.wait(0.02)
 
@@ -122,12 +130,15 @@ def configure(directory, addresses):
 
 
 class Watched:
-    """All of it. `close` ends it."""
+    """All of it, with load on it unless it shall not be `busy`. Further settings are vllama's. `close` ends it."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, busy=True, patience=PATIENCE, **settings):
         self.closers = []
         try:
-            self._start(directory)
+            self._start(directory, settings)
+            eventually("vllama is ready", self.is_ready, patience)
+            if busy:
+                self.load = self._started(Load(self))
         except BaseException:
             self.close()
             raise
@@ -136,7 +147,7 @@ class Watched:
         self.closers.append(what.close)
         return what
 
-    def _start(self, directory):
+    def _start(self, directory, wishes):
         helper = directory / "gpu-helper"
         helper.write_text(GPU_HELPER)
         helper.chmod(0o755)
@@ -145,8 +156,11 @@ class Watched:
         settings |= {"VLLAMA_HEARTBEAT": "1s", "FAKE_VLLM_TOKEN_RATE": "200", "VLLAMA_START_TIMEOUT": "20s"}
         place = directory / "vllama"
         place.mkdir()
+        # Where vllama has keys, they are on.
+        settings |= {"VLLAMA_KEYS": str(place / "keys.json")} if has_keys() else {}
         self.metrics = ports["metrics"]
-        self.vllama = self._started(test_pull.Vllama(place, NoHub, **settings))
+        self.vllama = self._started(test_pull.Vllama(place, NoHub, **(settings | wishes)))
+        self.key = next(iter(re.findall(r"sk-vllama-[\w-]+", self.vllama.said())), None)
         edge = self._started(Edge(directory, DOMAIN))
         addresses = {f"{name}:{port}": f"127.0.0.1:{ports[ours]}" for name, port, ours in [
             ("vllama", 11435, "metrics"), ("localhost", 9090, "prometheus"), ("alertmanager", 9093, "alertmanager"),
@@ -164,8 +178,6 @@ class Watched:
                                 ready="/-/healthy")
         self.prometheus = program("prometheus", ports["prometheus"], f"--config.file={files}/prometheus.yml",
                                   f"--storage.tsdb.path={directory}/series")
-        eventually("vllama is ready", self.is_ready)
-        self.load = self._started(Load(self.vllama))
 
     def is_ready(self):
         return get(self.metrics, "/health/ready")[0] == 200
@@ -173,7 +185,11 @@ class Watched:
     def break_engine(self, fault):
         """A request that does this to its engine; each is another one, because the like of one that kills engines is refused."""
         prompt = f"FAKE:{fault} 0 {time.monotonic_ns()}"
-        return ask(self.vllama.port, "/api/generate", {"model": FIRST, "prompt": prompt, "stream": False})
+        return self.ask("/api/generate", {"model": FIRST, "prompt": prompt, "stream": False})
+
+    def ask(self, path, body, key=None):
+        """The status of an answer, read to its end; None where the connection ended before."""
+        return ask(self.vllama.port, path, body, key or self.key)
 
     @contextmanager
     def engine_that_cannot_start(self):

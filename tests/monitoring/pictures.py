@@ -1,0 +1,74 @@
+"""Draws the boards into docs/pictures/*.png, from the answers of a real Prometheus that watches a real, loaded vllama.
+
+usage: python tests/monitoring/pictures.py ENGINE [SECONDS]
+
+  ENGINE    the engine's environment, made by engine/setup (.venv)
+  SECONDS   how long the load lasts (default 240)
+
+Needs tests/monitoring/setup and the packages of pictures.txt beside this file. Grafana draws the same queries in its own looks; it
+cannot be had from Debian or PyPI, so this draws them with matplotlib: the same panels at the same places, with the same
+names, units and limits.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from drawing import Drawer
+from programs import ROOT
+from queries import BOARDS
+from watched import BIN, FIRST, Watched
+
+PICTURES = ROOT / "docs/pictures"
+QUESTIONS = ["Tell me a story about a lighthouse.", "What is the capital of France?", "Write a poem about rain.", "Why is the sky blue?"]
+
+
+def load(watched, over):
+    """A client as people are: a question now and then, longer and shorter answers, sometimes a mistake."""
+    while not over.is_set():
+        words = [{"role": "user", "content": random.choice(QUESTIONS)}]
+        model = random.choices([FIRST, "missing:7b"], [30, 1])[0]
+        limit = random.choice([20, 40, 80, 120])
+        if random.random() < 0.6:
+            watched.ask("/api/chat", {"model": model, "messages": words, "options": {"num_predict": limit}})
+        else:
+            watched.ask("/v1/chat/completions", {"model": model, "messages": words, "max_tokens": limit, "stream": True})
+        over.wait(random.expovariate(1))
+
+
+def main(engine, seconds):
+    with tempfile.TemporaryDirectory(prefix="vllama-") as folder:
+        directory = Path(folder)
+        models = directory / "models"
+        [checkpoint] = (engine / "share/vllama").glob("*.gguf")
+        command = [BIN / "vllama", "import", "--engine", engine / "bin/vllm", "--models-dir", models, checkpoint, FIRST]
+        subprocess.run(command, check=True)
+        settings = {"VLLAMA_ENGINE": str(engine / "bin/vllm"), "VLLAMA_MODELS": str(models), "VLLAMA_GPU_HELPER": str(BIN / "vllama-gpu")}
+        settings |= {"VLLAMA_HEARTBEAT": "2m", "VLLAMA_START_TIMEOUT": "10m"}
+        watched = Watched(directory, busy=False, patience=400, **settings)
+        try:
+            began, over = time.time() - 20, threading.Event()
+            clients = []
+            for at in range(12):
+                clients.append(threading.Thread(target=load, args=[watched, over], daemon=True))
+                clients[-1].start()
+                time.sleep(seconds / 24)
+            time.sleep(seconds / 2)
+            PICTURES.mkdir(exist_ok=True)
+            drawer = Drawer(watched.prometheus, began, time.time())
+            for path in BOARDS:
+                drawer.board(json.loads(path.read_text()), PICTURES / f"{path.stem}.png")
+            over.set()
+        finally:
+            watched.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 240)
