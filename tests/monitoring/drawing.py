@@ -139,13 +139,15 @@ class Drawer:
         for row, (legend, times, values, _) in enumerate(series):
             for begin, end, value in zip(times, times[1:] + [times[-1] + 1 / 30], values):
                 axes.barh(row, end - begin, left=begin, height=0.8, color=self.colour(panel, value)[1], linewidth=0)
-        axes.set_yticks(range(len(series)), [legend for legend, *_ in series])
+        axes.set_yticks([])
+        for row, (legend, *_) in enumerate(series):
+            axes.text(0.005, row, legend, color=BACKGROUND, fontsize=8, va="center", transform=axes.get_yaxis_transform())
         axes.set_xlim(0, (self.ended - self.began) / 60)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} min")
         words = panel["fieldConfig"]["defaults"]["mappings"][0]["options"].values()
         handles = [pyplot.Line2D([], [], color=NAMED.get(word["color"], word["color"]), linewidth=5) for word in words]
         axes.legend(handles, [word["text"] for word in words], ncol=len(handles), fontsize=6.5, labelcolor=TEXT, facecolor=PANEL,
-                    edgecolor=PANEL, loc="upper right")
+                    edgecolor=PANEL, loc="lower right")
 
     def heatmap(self, axes, panel, series):
         if not series:
@@ -170,7 +172,8 @@ class Drawer:
                       transform=axes.get_yaxis_transform())
         axes.set_yticks(range(len(series)), [""] * len(series))
         for row, (legend, *_) in enumerate(series):
-            axes.text(0.01, row, legend, color=TEXT, fontsize=7, va="center", transform=axes.get_yaxis_transform())
+            box = {"facecolor": PANEL, "edgecolor": "none", "alpha": 0.7, "pad": 1.5}
+            axes.text(0.01, row, legend, color=TEXT, fontsize=7, va="center", transform=axes.get_yaxis_transform(), bbox=box)
         axes.set_xlim(0, defaults.get("max"))
         axes.set_xticks([])
 
