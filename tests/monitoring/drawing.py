@@ -141,7 +141,8 @@ class Drawer:
                 axes.barh(row, end - begin, left=begin, height=0.8, color=self.colour(panel, value)[1], linewidth=0)
         axes.set_yticks([])
         for row, (legend, *_) in enumerate(series):
-            axes.text(0.005, row, legend, color=BACKGROUND, fontsize=8, va="center", transform=axes.get_yaxis_transform())
+            box = {"facecolor": PANEL, "edgecolor": "none", "alpha": 0.7, "pad": 1.5}
+            axes.text(0.005, row, legend, color=TEXT, fontsize=8, va="center", transform=axes.get_yaxis_transform(), bbox=box)
         axes.set_xlim(0, (self.ended - self.began) / 60)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} min")
         words = panel["fieldConfig"]["defaults"]["mappings"][0]["options"].values()
