@@ -97,7 +97,8 @@ class Watching(unittest.TestCase):
         watched.load.pause()
         try:
             watched.vllama.kill()
-            eventually("VllamaDown is active", lambda: "VllamaDown" in watched.active())
+            # What follows from it is not told beside it.
+            eventually("VllamaDown alone is active", lambda: watched.active(inhibited="false") == {"VllamaDown"})
             watched.vllama.start()
         finally:
             watched.load.resume()

@@ -206,9 +206,10 @@ class Watched:
         finally:
             whole.rename(engine)
 
-    def active(self):
-        """Names of the alerts that Alertmanager would tell of, and those that are behind others."""
-        return {alert["labels"]["alertname"] for alert in self.alertmanager.ask("/api/v2/alerts", active="true")}
+    def active(self, inhibited="true"):
+        """Names of the alerts about this vllama that Alertmanager has, with or without those that follow from others."""
+        alerts = self.alertmanager.ask("/api/v2/alerts", filter=f'instance="127.0.0.1:{self.metrics}"', inhibited=inhibited)
+        return {alert["labels"]["alertname"] for alert in alerts}
 
     def close(self):
         for close in reversed(self.closers):
