@@ -13,9 +13,9 @@ use super::response::{Asked, Clock, Translator};
 use super::stream::Lines;
 use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
-use crate::api::{self, App, Body, Call, Reply};
+use crate::api::{self, App, Body, Call, Reply, Trace};
 use crate::model::Installed;
-use crate::scheduler::{EngineBody, KeepAlive, Lease};
+use crate::scheduler::{EngineBody, KeepAlive, Lease, Origin};
 use crate::telemetry::Facts;
 
 /// A request whose lease is here.
@@ -23,6 +23,7 @@ pub struct Run {
     model: Arc<Installed>,
     lease: Lease,
     request_id: Arc<str>,
+    trace: Option<Arc<Trace>>,
     facts: Arc<Facts>,
     clock: Clock,
 }
@@ -59,7 +60,12 @@ impl Run {
     ) -> Result<Self, ApiError> {
         let lease = app.lease(call, model, keep_alive).await?;
         let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
-        Ok(Self { model: model.clone(), lease, request_id: call.request_id.clone(), facts: call.facts.clone(), clock })
+        let (request_id, trace, facts) = (call.request_id.clone(), call.trace.clone(), call.facts.clone());
+        Ok(Self { model: model.clone(), lease, request_id, trace, facts, clock })
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin { request_id: &self.request_id, trace: self.trace.as_deref() }
     }
 
     /// The engine's name for the model.
@@ -113,7 +119,7 @@ impl Run {
     /// # Errors
     /// What the engine says, or that it is gone.
     pub async fn fetch(&self, path: &'static str, body: Bytes) -> Result<Bytes, ApiError> {
-        let answer = self.lease.post(path, body, &self.request_id).await?;
+        let answer = self.lease.post(path, body, self.origin()).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
@@ -133,7 +139,7 @@ impl Run {
     /// # Errors
     /// What the engine says against the request, or that it is gone.
     pub async fn open(&self, question: &Question) -> Result<Opened, ApiError> {
-        let answer = self.lease.post(question.endpoint.path(), question.body.clone(), &self.request_id).await?;
+        let answer = self.lease.post(question.endpoint.path(), question.body.clone(), self.origin()).await?;
         if answer.status().is_success() {
             return Ok(Opened(answer));
         }
