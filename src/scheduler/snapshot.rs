@@ -123,7 +123,7 @@ impl EngineSnapshot {
             oldest_wait: book.oldest.map(|since| now.saturating_duration_since(since)),
             estimate: book.estimate,
             failure: status.failure.as_ref().map(|failure| failure.message.clone()).or(problem),
-            memory_bytes: None,
+            memory_bytes: status.measured_bytes,
             gpu_bytes: member.on_gpu.then_some(book.device_bytes),
             context_length: status.max_model_len,
             start_took: status.start_took,
@@ -134,8 +134,7 @@ impl EngineSnapshot {
 
     /// With the memory its processes hold, as measured last or, before that, as `/proc` has it now.
     pub(super) fn measured(mut self, member: &Member) -> Self {
-        let status = member.status.as_ref().map(|status| status.borrow().clone());
-        self.memory_bytes = status.and_then(|status| status.measured_bytes.or_else(|| status.memory_bytes()));
+        self.memory_bytes = self.memory_bytes.or_else(|| member.status.as_ref()?.borrow().memory_bytes());
         self
     }
 }

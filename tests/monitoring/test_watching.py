@@ -21,7 +21,7 @@ def needs_keys(query):
     """Whether a query can have no answer, because this vllama has no keys; says so."""
     unanswerable = not has_keys() and ("vllama_key_" in query or 'status="401"' in query)
     if unanswerable:
-        print(f"skipped: {query}: this vllama has no keys")
+        print(f"\nskipped: {query}: this vllama has no keys")
     return unanswerable
 
 
