@@ -3,6 +3,8 @@
 from panels import BAD, FAIR, GOOD, board, figure, lines, rows, variable
 
 MODEL = 'model=~"$model"'
+# Without those who only look whether it is well.
+ASKED = MODEL + ',route!~"/health.*|/metrics"'
 
 
 def quantiles(metric, *shares, by="model"):
@@ -14,7 +16,7 @@ def quantiles(metric, *shares, by="model"):
 
 
 def build():
-    requests = f"sum(rate(vllama_requests_total{{{MODEL}}}[$__rate_interval]))"
+    requests = f"sum(rate(vllama_requests_total{{{ASKED}}}[$__rate_interval]))"
     first_token = f"sum by (le) (rate(vllama_time_to_first_token_seconds_bucket{{{MODEL}}}[$__rate_interval]))"
     well = [
         figure("Ready", "Whether the default model can answer, on every vllama.", "min(vllama_ready)", "none",
@@ -31,8 +33,8 @@ def build():
                "min(instance:certificate:remaining_seconds)", "s", [(None, BAD), (3600, FAIR), (7200, GOOD)]),
         rows("Alerts that fire", "Each has a page in docs/runbooks/ of its name.", 'ALERTS{alertstate="firing"}',
              ["Value", "__name__", "alertstate", "job"]),
-        lines("Requests by status", "499: the client left. 503: no room, or the engine is not there.",
-              {"{{status}}": f"sum by (status) (rate(vllama_requests_total{{{MODEL}}}[$__rate_interval]))"}, "reqps", 12,
+        lines("Requests by status", "Without health checks. 499: the client left. 503: no room, or the engine is not there.",
+              {"{{status}}": f"sum by (status) (rate(vllama_requests_total{{{ASKED}}}[$__rate_interval]))"}, "reqps", 12,
               stacked=True),
     ]
     waits = [
@@ -41,7 +43,7 @@ def build():
         figure("Longest wait now", "How long the oldest request in the queue has been there.",
                f"max(vllama_queue_oldest_seconds{{{MODEL}}})", "s", [(None, GOOD), (10, FAIR), (60, BAD)]),
         figure("Running now", "Requests that have their place in an engine.", f"sum(vllama_leases{{{MODEL}}})", "none", decimals=0),
-        figure("Requests", "All that are asked, a second.", requests, "reqps"),
+        figure("Requests", "A second, without health checks.", requests, "reqps"),
         figure("Swaps", "How often a model made room for another, in the time shown.", "sum(increase(vllama_swaps_total[$__range]))",
                "none", decimals=0),
         figure("Replayed", "Requests that were asked again because their engine died, in the time shown.",

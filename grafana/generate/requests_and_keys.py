@@ -1,6 +1,6 @@
 """Requests and keys: what is asked, by whom, and what comes of it."""
 
-from overview import MODEL, quantiles
+from overview import ASKED, MODEL, quantiles
 from panels import board, heat, lines, variable
 
 RATE = "[$__rate_interval]"
@@ -10,10 +10,10 @@ def build():
     asked = [
         lines("By route", "Requests a second.", {"{{route}}": f"sum by (route) (rate(vllama_requests_total{{{MODEL}}}{RATE}))"},
               "reqps", stacked=True),
-        lines("By model", "Requests a second.", {"{{model}}": f"sum by (model) (rate(vllama_requests_total{{{MODEL}}}{RATE}))"},
+        lines("By model", "Requests a second, without health checks.", {"{{model}}": f"sum by (model) (rate(vllama_requests_total{{{ASKED}}}{RATE}))"},
               "reqps", stacked=True),
-        lines("Refused and failed", "Answers from 400 on, by status.",
-              {"{{status}} {{route}}": f'sum by (status, route) (rate(vllama_requests_total{{{MODEL},status=~"[45].."}}{RATE}))'},
+        lines("Refused and failed", "Answers from 400 on, by status, without health checks.",
+              {"{{status}} {{route}}": f'sum by (status, route) (rate(vllama_requests_total{{{ASKED},status=~"[45].."}}{RATE}))'},
               "reqps", stacked=True),
         lines("Connections", "Open now.", {"open": "sum by (instance) (vllama_connections)"}, "none"),
         lines("Connections refused", "For want of a place, a second.",

@@ -1,9 +1,9 @@
 """Draws the boards into docs/pictures/*.png, from the answers of a real Prometheus that watches a real, loaded vllama.
 
-usage: python tests/monitoring/pictures.py ENGINE [SECONDS]
+usage: python tests/monitoring/pictures.py SECONDS [ENGINE]
 
-  ENGINE    the engine's environment, made by engine/setup (.venv)
-  SECONDS   how long the load lasts (default 240)
+  SECONDS   how long the load lasts
+  ENGINE    the real engine's environment, made by engine/setup (.venv); else the tests' engine and a made GPU
 
 Needs tests/monitoring/setup and the packages of pictures.txt beside this file. Grafana draws the same queries in its own looks; it
 cannot be had from Debian or PyPI, so this draws them with matplotlib: the same panels at the same places, with the same
@@ -43,23 +43,35 @@ def load(watched, over):
         over.wait(random.expovariate(1))
 
 
-def main(engine, seconds):
+def real(engine, models):
+    """Settings for a vllama with the real engine and its default model; nothing is made up, so there may be no GPU."""
+    [checkpoint] = (engine / "share/vllama").glob("*.gguf")
+    command = [BIN / "vllama", "import", "--engine", engine / "bin/vllm", "--models-dir", models, checkpoint, FIRST]
+    subprocess.run(command, check=True)
+    return {"VLLAMA_ENGINE": str(engine / "bin/vllm"), "VLLAMA_MODELS": str(models), "VLLAMA_GPU_HELPER": str(BIN / "vllama-gpu"),
+            "VLLAMA_HEARTBEAT": "2m", "VLLAMA_START_TIMEOUT": "10m"}
+
+
+def fake():
+    """Settings for one with the tests' engine at the pace of a real one."""
+    start = "import:4000,config:500,load:3000,profile:1500,serving:500"
+    return {"FAKE_VLLM_TOKEN_RATE": "60", "FAKE_VLLM_FIRST_TOKEN_MS": "150", "FAKE_VLLM_START": start, "VLLAMA_HEARTBEAT": "10s"}
+
+
+def main(seconds, engine=None):
     with tempfile.TemporaryDirectory(prefix="vllama-") as folder:
         directory = Path(folder)
-        models = directory / "models"
-        [checkpoint] = (engine / "share/vllama").glob("*.gguf")
-        command = [BIN / "vllama", "import", "--engine", engine / "bin/vllm", "--models-dir", models, checkpoint, FIRST]
-        subprocess.run(command, check=True)
-        settings = {"VLLAMA_ENGINE": str(engine / "bin/vllm"), "VLLAMA_MODELS": str(models), "VLLAMA_GPU_HELPER": str(BIN / "vllama-gpu")}
-        settings |= {"VLLAMA_HEARTBEAT": "2m", "VLLAMA_START_TIMEOUT": "10m"}
+        settings = real(engine, directory / "models") if engine else fake()
         watched = Watched(directory, busy=False, patience=400, **settings)
         try:
             began, over = time.time() - 20, threading.Event()
             clients = []
-            for at in range(12):
+            for _ in range(12):
                 clients.append(threading.Thread(target=load, args=[watched, over], daemon=True))
                 clients[-1].start()
                 time.sleep(seconds / 24)
+            if not engine:
+                watched.break_engine("kill9")
             time.sleep(seconds / 2)
             PICTURES.mkdir(exist_ok=True)
             drawer = Drawer(watched.prometheus, began, time.time())
@@ -71,4 +83,4 @@ def main(engine, seconds):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 240)
+    main(int(sys.argv[1]), Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else None)

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import yaml
 from programs import PROGRAMS
-from queries import BOARDS, alerts, panels, rules
+from queries import BOARDS, alerts, board_queries, metrics, panels, rule_queries, rules
 
 TESTS = sorted((ROOT / "tests/monitoring/rules").glob("*.yml"))
 RUNBOOKS = ROOT / "docs/runbooks"
@@ -108,6 +108,18 @@ class Runbooks(unittest.TestCase):
 
 
 class Names(unittest.TestCase):
+    def test_what_is_asked_of_the_engine_was_told_by_a_real_one(self):
+        page = (ROOT / "tests/golden/vllm/metrics.response.txt").read_text()
+        asked = {name for _, query in [*board_queries(), *rule_queries()] for name in metrics(query) if name.startswith("vllm:")}
+        self.assertGreater(len(asked), 5)
+        self.assertEqual({name for name in asked if f"\n{name}{{" not in page}, set())
+
+    def test_what_is_asked_of_vllama_is_in_its_table(self):
+        table = (ROOT / "docs/metrics.md").read_text()
+        asked = {name for _, query in [*board_queries(), *rule_queries()] for name in metrics(query) if name.startswith("vllama_")}
+        families = {name.removesuffix("_bucket").removesuffix("_count") for name in asked}
+        self.assertEqual({name for name in families if f"`{name}`" not in table}, set())
+
     def test_rules_are_named_as_prometheus_names_them(self):
         for rule in rules():
             with self.subTest(rule):
