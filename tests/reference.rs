@@ -42,7 +42,7 @@ fn calls<'a>(routes: impl IntoIterator<Item = &'a Route>) -> BTreeSet<String> {
 
 fn native() -> BTreeSet<String> {
     let mut calls = calls(ollama::routes::ROUTES.iter().chain(ollama::routes::UPLOADS));
-    calls.extend(OPERATORS.iter().flat_map(|(path, _)| [format!("GET {path}"), format!("HEAD {path}")]));
+    calls.extend(OPERATORS.iter().flat_map(|(path, ..)| [format!("GET {path}"), format!("HEAD {path}")]));
     calls
 }
 
@@ -234,6 +234,21 @@ fn the_table_of_metrics_in_the_reference_is_that_of_the_code() {
         read(path) == expected,
         "docs/metrics.md is behind the code; VLLAMA_BLESS=1 cargo test --test reference writes it"
     );
+}
+
+#[test]
+fn every_record_in_the_security_document_names_tests_that_exist() {
+    let functions = functions();
+    let text = read("docs/security.md");
+    let records: Vec<&str> = text.lines().filter(|line| line.starts_with("| CVE-")).collect();
+    assert!(records.len() > 15, "the records are found");
+    for record in records {
+        let tests = quoted(record.trim_matches('|').rsplit(" | ").next().unwrap_or_default());
+        assert!(!tests.is_empty(), "{record} names no test");
+        for test in tests {
+            assert!(functions.contains(&test), "there is no test {test}: {record}");
+        }
+    }
 }
 
 #[test]

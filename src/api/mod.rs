@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use crate::access::{Access, Grant};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, ModelName, Store};
@@ -66,6 +67,12 @@ impl App {
     #[must_use]
     pub fn readiness(&self) -> Health {
         self.report(&self.scheduler.snapshot())
+    }
+
+    /// The installed models that a request may see, newest first.
+    #[must_use]
+    pub fn visible(&self, grant: &Grant) -> Vec<Arc<Installed>> {
+        self.store.list().iter().filter(|model| grant.allows(&model.name)).cloned().collect()
     }
 
     /// What waits and what runs, for people on call.
@@ -119,6 +126,8 @@ pub struct Call {
     pub upload: Upload,
     /// Identity of the request in the logs of vllama and of the engine.
     pub request_id: Arc<str>,
+    /// What the request may.
+    pub grant: Grant,
     /// The trace that the request is part of.
     pub trace: Option<Arc<Trace>>,
     /// Where to note what the access log and the metrics want to know.
@@ -149,6 +158,8 @@ pub struct Route {
     pub methods: &'static [Method],
     /// The exact path; a `{…}` stands for any one part, a `{*…}` at its end for all the rest.
     pub path: &'static str,
+    /// What it asks of a key, where the server asks for keys.
+    pub access: Access,
     /// Answers the request.
     pub handler: fn(Arc<App>, Call) -> Answering,
     /// Refuses in the dialect's shape.

@@ -5,6 +5,7 @@ mod doctor;
 mod explain;
 mod import;
 mod init;
+mod key;
 mod planning;
 mod problem;
 mod progress;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         }),
         Verb::Explain { model, config } => explain::run(&model, &config),
         Verb::Doctor(config) => doctor::run(&config),
+        Verb::Key(order) => key::run(order),
         Verb::Init(command) => init::run(command),
         Verb::Version => {
             println!("vllama {}", env!("CARGO_PKG_VERSION"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
+use crate::access::{Access, Grant, Scope};
 use crate::api::{self, Answering, App, Call, Refuse, Reply, anthropic, ollama, openai};
 use crate::telemetry::metrics::Format;
 use crate::telemetry::{Health, Queue};
@@ -17,6 +18,8 @@ pub struct Entry {
     pub path: &'static str,
     /// How it takes its body.
     pub intake: Intake,
+    /// What it asks of a key.
+    pub access: Access,
     /// Answers.
     pub handler: Box<dyn Fn(Call) -> Answering + Send + Sync>,
     /// Refuses, in the shape of the route's dialect.
@@ -51,6 +54,8 @@ impl Entry {
 /// All routes.
 pub struct Router {
     entries: Vec<Entry>,
+    /// Whether nobody is asked for a key here.
+    open: bool,
 }
 
 /// What there is at a path.
@@ -70,13 +75,14 @@ const GET: &[Method] = &[Method::GET, Method::HEAD];
 /// What answers a route of the operators.
 type Answer = fn(Arc<App>, Call) -> Answering;
 
-/// What operators ask: path and answer.
-pub static OPERATORS: &[(&str, Answer)] = &[
-    ("/health", |app, _| now(health(&app.health()))),
-    ("/health/live", |_, _| now(json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec()))),
-    ("/health/ready", |app, _| now(health(&app.readiness()))),
-    ("/metrics", |app, call| Box::pin(metrics(app, call))),
-    ("/vllama/queue", |app, _| now(queue(&app.queue()))),
+/// What operators ask: path, what it asks of a key, and answer. Health is for load balancers, which have no key; what is
+/// more than the status is for those who may see it.
+pub static OPERATORS: &[(&str, Access, Answer)] = &[
+    ("/health", Access::Open, |app, call| now(health(&call.grant, &app.health()))),
+    ("/health/live", Access::Open, |_, _| now(json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec()))),
+    ("/health/ready", Access::Open, |app, call| now(health(&call.grant, &app.readiness()))),
+    ("/metrics", Access::METRICS, |app, call| Box::pin(metrics(app, call))),
+    ("/vllama/queue", Access::METRICS, |app, _| now(queue(&app.queue()))),
 ];
 
 /// Those of them that a port for monitoring alone has.
@@ -97,23 +103,31 @@ impl Router {
                 methods: route.methods,
                 path: route.path,
                 intake,
+                access: route.access,
                 handler: Box::new(move |call| (route.handler)(app.clone(), call)),
                 refuse: route.refuse,
             }
         });
-        let operators = OPERATORS.iter().map(|(path, answer)| entry(path, &app, *answer));
+        let operators = OPERATORS.iter().map(|(path, access, answer)| entry(path, *access, &app, *answer));
         Self::of(dialects.chain(operators))
     }
 
-    /// The routes of a port for monitoring: `/metrics` and `/health`, and nothing that costs an engine anything.
+    /// The routes of a port for monitoring: `/metrics` and `/health`, and nothing that costs an engine anything. Whoever the
+    /// operator lets reach it needs no key.
     pub fn monitoring(app: &Arc<App>) -> Self {
-        let routes = OPERATORS.iter().filter(|(path, _)| is_for_monitoring(path));
-        Self::of(routes.map(|(path, answer)| entry(path, app, *answer)))
+        let routes = OPERATORS.iter().filter(|(path, ..)| is_for_monitoring(path));
+        let open = true;
+        Self { open, ..Self::of(routes.map(|(path, access, answer)| entry(path, *access, app, *answer))) }
     }
 
     /// Any routes.
     pub fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
-        Self { entries: entries.into_iter().collect() }
+        Self { entries: entries.into_iter().collect(), open: false }
+    }
+
+    /// Whether nobody is asked for a key here.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     /// The shape of a refusal at a path without a route for it: plain text, as in Ollama, but where a dialect has a part
@@ -141,10 +155,10 @@ impl Router {
     }
 }
 
-fn entry(path: &'static str, app: &Arc<App>, answer: Answer) -> Entry {
+fn entry(path: &'static str, access: Access, app: &Arc<App>, answer: Answer) -> Entry {
     let app = app.clone();
     let handler = Box::new(move |call| answer(app.clone(), call));
-    Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: native }
+    Entry { methods: GET, path, intake: Intake::Whole, access, handler, refuse: native }
 }
 
 /// An answer that is there at once.
@@ -160,11 +174,12 @@ fn native(status: StatusCode, text: &str, _request_id: &str) -> Reply {
     ollama::error::refuse(status, text)
 }
 
-/// The status says whether the default model can answer, the body why not.
-fn health(health: &Health) -> Reply {
+/// The status says whether the default model can answer, the body why not. Who may not see that gets one word.
+fn health(grant: &Grant, health: &Health) -> Reply {
     let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = if grant.may(Scope::Metrics) { serde_json::to_vec(health) } else { serde_json::to_vec(&health.brief()) };
     // Strings, numbers and JSON always become JSON.
-    json(status, serde_json::to_vec(health).unwrap_or_default())
+    json(status, body.unwrap_or_default())
 }
 
 /// The page of metrics, in the format that the client wants.

@@ -19,6 +19,10 @@ pub struct Facts {
     last_token: OnceLock<Instant>,
     tokens_in: AtomicU64,
     tokens_out: AtomicU64,
+    /// About how many tokens the prompt has, told before the engine says it.
+    asked: AtomicU64,
+    /// Events of a stream that have come.
+    events: AtomicU64,
     complete: AtomicBool,
 }
 
@@ -37,6 +41,8 @@ impl Default for Facts {
             last_token: OnceLock::new(),
             tokens_in: AtomicU64::new(0),
             tokens_out: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            events: AtomicU64::new(0),
             complete: AtomicBool::new(false),
         }
     }
@@ -106,10 +112,34 @@ impl Facts {
         note(&self.refusal, reason);
     }
 
-    /// Why it was refused because of its key.
+    /// Why it was refused because of its key: `no_key`, `unknown_key`, `scope`, `model`, `requests`, `concurrent` or `tokens`;
+    /// `None` when it was not.
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
         self.refusal.get().copied()
+    }
+
+    /// Notes that an engine is asked: the length of the request in bytes, and the most tokens that a prompt may have. A
+    /// token is some four bytes of text.
+    pub fn set_asked(&self, bytes: usize, most: u64) {
+        self.asked.store((bytes as u64 / 4).min(most), Ordering::Relaxed);
+    }
+
+    /// Notes that an event of a stream has come: about one token.
+    pub fn add_event(&self) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tokens the request has used. Of an answer that was not `whole` the engine has not told them: they are as many as
+    /// events have come, and about those of the prompt, so that nobody saves tokens by hanging up.
+    #[must_use]
+    pub fn used(&self, whole: bool) -> u64 {
+        let (prompt, answer) = self.tokens();
+        if whole {
+            return prompt + answer;
+        }
+        let prompt = if prompt > 0 { prompt } else { self.asked.load(Ordering::Relaxed) };
+        prompt + answer.max(self.events.load(Ordering::Relaxed))
     }
 
     /// Notes how long the request waited for its place in an engine.
@@ -167,6 +197,22 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_hangs_up_has_used_what_is_known_of_it() {
+        let facts = Facts::default();
+        assert_eq!((facts.used(true), facts.used(false)), (0, 0));
+        facts.set_asked(400, 1000);
+        facts.add_event();
+        facts.add_event();
+        assert_eq!((facts.used(true), facts.used(false)), (0, 102));
+        facts.set_tokens(37, 0);
+        assert_eq!(facts.used(false), 39, "Anthropic's streams begin with the prompt's");
+        facts.set_tokens(37, 8);
+        assert_eq!((facts.used(true), facts.used(false)), (45, 45));
+        facts.set_asked(40_000_000, 1000);
+        assert_eq!(Facts::default().used(false), 0);
+    }
 
     #[test]
     fn the_pace_of_a_stream_is_its_first_token_and_the_mean_gap_between_all() {

@@ -36,6 +36,9 @@ struct Body<'a> {
     /// `false`: the vector as it comes out of the pooling, whatever the checkpoint does with it afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     use_activation: Option<bool>,
+    /// Which requests go first; vLLM knows no header for it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<i32>,
 }
 
 /// `POST /api/embed`.
@@ -168,6 +171,7 @@ async fn ask(
         encoding_format: "base64",
         truncate_prompt_tokens: truncate.then_some(longest),
         use_activation,
+        priority: run.priority().filter(|priority| *priority != 0),
     };
     // Strings and numbers always become JSON.
     let body = serde_json::to_vec(&body).unwrap_or_default();

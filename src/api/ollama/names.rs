@@ -32,12 +32,14 @@ impl Wanted {
         Ok(Self { name, cloud })
     }
 
-    /// Looks it up in the store and notes it for the log. `shown` is the name in the error when it is not there, `cloud`
-    /// what a model of the cloud cannot be used for.
+    /// Looks it up in the store, if the request may use it, and notes it for the log: what it may not use is not looked for,
+    /// so that nobody learns what there is. `shown` is the name in the error when it is not there, `cloud` what a model of
+    /// the cloud cannot be used for.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`], or [`ApiError::Cloud`].
+    /// [`ApiError::NotFound`], [`ApiError::NotAllowed`], or [`ApiError::Cloud`].
     pub fn find(&self, app: &App, call: &Call, shown: &str, cloud: &'static str) -> Result<Arc<Installed>, ApiError> {
+        allow(call, &self.name)?;
         if let Some(installed) = app.store.find(&self.name) {
             call.facts.set_model(installed.name.display());
             return Ok(installed);
@@ -45,6 +47,18 @@ impl Wanted {
         call.facts.set_wanted(self.name.display());
         Err(if self.cloud { ApiError::Cloud(cloud) } else { ApiError::NotFound(shown.to_owned()) })
     }
+}
+
+/// Whether the key of the request may use the model; a refusal is noted.
+///
+/// # Errors
+/// [`ApiError::NotAllowed`].
+pub fn allow(call: &Call, name: &ModelName) -> Result<(), ApiError> {
+    if call.grant.allows(name) {
+        return Ok(());
+    }
+    call.facts.set_refusal("model");
+    Err(ApiError::NotAllowed(name.display()))
 }
 
 fn ends_with(text: &str, end: &str) -> bool {

@@ -13,9 +13,10 @@ use super::response::{Asked, Clock, Translator};
 use super::stream::Lines;
 use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
+use crate::access::Scope;
 use crate::api::{self, App, Body, Call, Reply, Trace};
 use crate::model::Installed;
-use crate::scheduler::{EngineBody, KeepAlive, Lease, Origin};
+use crate::scheduler::{Content, EngineBody, KeepAlive, Lease, Origin};
 use crate::telemetry::Facts;
 
 /// A request whose lease is here.
@@ -25,6 +26,8 @@ pub struct Run {
     request_id: Arc<str>,
     trace: Option<Arc<Trace>>,
     facts: Arc<Facts>,
+    /// Which requests the engine takes first; `None` = as they come.
+    priority: Option<i32>,
     clock: Clock,
 }
 
@@ -48,7 +51,8 @@ pub struct Question {
 }
 
 impl Run {
-    /// Waits for a lease.
+    /// Waits for a lease. How long a model stays is no business of a key that may not unload it: its `keep_alive` is not
+    /// heeded (decision 0045).
     ///
     /// # Errors
     /// [`ApiError::NoLease`].
@@ -58,10 +62,13 @@ impl Run {
         model: &Arc<Installed>,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Self, ApiError> {
+        let keep_alive = keep_alive.filter(|_| call.grant.may(Scope::Manage));
         let lease = app.lease(call, model, keep_alive).await?;
+        call.facts.set_asked(call.body.len(), lease.max_model_len());
         let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
         let (request_id, trace, facts) = (call.request_id.clone(), call.trace.clone(), call.facts.clone());
-        Ok(Self { model: model.clone(), lease, request_id, trace, facts, clock })
+        let priority = call.grant.priority();
+        Ok(Self { model: model.clone(), lease, request_id, trace, facts, priority, clock })
     }
 
     fn origin(&self) -> Origin<'_> {
@@ -119,7 +126,7 @@ impl Run {
     /// # Errors
     /// What the engine says, or that it is gone.
     pub async fn fetch(&self, path: &'static str, body: Bytes) -> Result<Bytes, ApiError> {
-        let answer = self.lease.post(path, body, self.origin()).await?;
+        let answer = self.lease.post(path, self.content(body), self.origin()).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
@@ -139,13 +146,23 @@ impl Run {
     /// # Errors
     /// What the engine says against the request, or that it is gone.
     pub async fn open(&self, question: &Question) -> Result<Opened, ApiError> {
-        let answer = self.lease.post(question.endpoint.path(), question.body.clone(), self.origin()).await?;
+        let content = self.content(question.body.clone());
+        let answer = self.lease.post(question.endpoint.path(), content, self.origin()).await?;
         if answer.status().is_success() {
             return Ok(Opened(answer));
         }
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         Err(ApiError::from_engine(status, &body))
+    }
+
+    /// Which requests the engine takes first: the lower number; `None` = as they come.
+    pub fn priority(&self) -> Option<i32> {
+        self.priority
+    }
+
+    fn content(&self, body: Bytes) -> Content {
+        Content { priority: self.priority, ..body.into() }
     }
 
     /// Tells the client what the engine answers.

@@ -39,8 +39,8 @@ impl<'a> Model<'a> {
 ///
 /// # Errors
 /// None.
-pub async fn list(app: Arc<App>, _call: Call) -> Result<Reply, PassError> {
-    let installed = app.store.list();
+pub async fn list(app: Arc<App>, call: Call) -> Result<Reply, PassError> {
+    let installed = app.visible(&call.grant);
     let data = installed.iter().map(|model| Model::of(model, model.name.display().into())).collect();
     Ok(told(&List { object: "list", data }))
 }

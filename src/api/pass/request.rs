@@ -152,12 +152,19 @@ impl Request {
     /// # Errors
     /// What goes wrong before the answer has begun.
     pub async fn pass_over(
-        self,
+        mut self,
         lease: Lease,
         call: Call,
         path: &'static str,
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
+        call.facts.set_asked(self.body.len(), lease.max_model_len());
+        if let Some(priority) = call.grant.priority()
+            && (priority != 0 || self.member("priority").is_some())
+        {
+            // Not the client's own; pooling models know no header for it.
+            self.set("priority", priority.to_string().as_bytes());
+        }
         let hides_usage = self.hides_usage;
         let asked = self.asked.clone();
         let content = self.spliced(lease.served_name()).into();

@@ -82,6 +82,11 @@ impl Sockets {
         self.listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(config.listen)
     }
 
+    /// All addresses.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
     /// The address of the port for monitoring, if there is one.
     pub(super) fn monitoring(&self) -> Option<SocketAddr> {
         self.monitoring.as_ref().and_then(|listener| listener.local_addr().ok())
