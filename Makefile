@@ -77,6 +77,11 @@ chaos-real: engine ## the same with the real engine, twenty-five times
 soak: ## ten minutes of requests while things go wrong; what vllama holds must not grow
 	@VLLAMA_SOAK_SECONDS=$${VLLAMA_SOAK_SECONDS:-600} cargo test --locked --test chaos -- soak
 
+.PHONY: boards
+boards: engine ## write Grafana's boards (grafana/boards) from grafana/generate
+	@tests/monitoring/setup $(VENV) target/monitoring
+	@target/monitoring/bin/python grafana/generate
+
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine
 	@cargo bench --locked --bench chunk
