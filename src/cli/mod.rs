@@ -3,8 +3,10 @@
 
 mod doctor;
 mod explain;
+mod health;
 mod import;
 mod init;
+mod local_server;
 mod planning;
 mod problem;
 mod progress;
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
         }),
         Verb::Explain { model, config } => explain::run(&model, &config),
         Verb::Doctor(config) => doctor::run(&config),
+        Verb::Health { ready, config } => health::run(ready, &config),
         Verb::Init(command) => init::run(command),
         Verb::Version => {
             println!("vllama {}", env!("CARGO_PKG_VERSION"));
