@@ -41,7 +41,7 @@ fn calls<'a>(routes: impl IntoIterator<Item = &'a Route>) -> BTreeSet<String> {
 
 fn native() -> BTreeSet<String> {
     let mut calls = calls(ollama::routes::ROUTES.iter().chain(ollama::routes::UPLOADS));
-    calls.extend(OPERATORS.iter().flat_map(|(path, _)| [format!("GET {path}"), format!("HEAD {path}")]));
+    calls.extend(OPERATORS.iter().flat_map(|(path, ..)| [format!("GET {path}"), format!("HEAD {path}")]));
     calls
 }
 

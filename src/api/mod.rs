@@ -21,9 +21,10 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use crate::access::{Access, Grant};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
-use crate::model::{ModelName, Store};
+use crate::model::{Installed, ModelName, Store};
 use crate::scheduler::{Scheduler, Snapshot};
 use crate::telemetry::{Facts, Health, Queue};
 
@@ -64,6 +65,12 @@ impl App {
         self.report(&self.scheduler.snapshot())
     }
 
+    /// The installed models that a request may see, newest first.
+    #[must_use]
+    pub fn visible(&self, grant: &Grant) -> Vec<Arc<Installed>> {
+        self.store.list().iter().filter(|model| grant.allows(&model.name)).cloned().collect()
+    }
+
     /// What waits and what runs, for people on call.
     #[must_use]
     pub fn queue(&self) -> Vec<Queue> {
@@ -91,6 +98,8 @@ pub struct Call {
     pub upload: Upload,
     /// Identity of the request in the logs of vllama and of the engine.
     pub request_id: Arc<str>,
+    /// What the request may.
+    pub grant: Grant,
     /// Where to note what the access log wants to know.
     pub facts: Arc<Facts>,
     /// When the head of the request had been read.
@@ -109,6 +118,8 @@ pub struct Route {
     pub methods: &'static [Method],
     /// The exact path; a `{…}` stands for any one part, a `{*…}` at its end for all the rest.
     pub path: &'static str,
+    /// What it asks of a key, where the server asks for keys.
+    pub access: Access,
     /// Answers the request.
     pub handler: fn(Arc<App>, Call) -> Answering,
     /// Refuses in the dialect's shape.

@@ -3,6 +3,7 @@
 mod doors;
 mod engines;
 mod keep_alives;
+mod keys;
 mod notify;
 mod preflight;
 mod reload;
@@ -18,6 +19,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use doors::Sockets;
+use keys::Keys;
 use notify::Notifier;
 use reload::{Reload, Wanted};
 
@@ -56,6 +58,7 @@ struct Ground {
     progress: Arc<Progress>,
     spawner: Spawner,
     pulse: Pulse,
+    keys: Option<Arc<Keys>>,
     /// Held as long as vllama runs.
     _run_lock: run_directory::Lock,
 }
@@ -83,9 +86,13 @@ fn start(config: Config) -> Result<i32, Problem> {
     let wanted = Wanted::new(config)?;
     preflight::engine(&wanted.config)?;
     let sockets = doors::open(&wanted.config, inherited)?;
+    let keys = Keys::open(&wanted.config)?.map(Arc::new);
+    if keys.is_none() {
+        keys::warn_if_open(&sockets.addresses());
+    }
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper, pulse) = (init.spawner(), init.stopper(), init.pulse());
-    let ground = Ground { wanted, sockets, store, model, progress, spawner, pulse, _run_lock: run_lock };
+    let ground = Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock: run_lock };
     std::thread::Builder::new()
         .name("vllama".into())
         .spawn(move || {
@@ -113,7 +120,7 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 }
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
-    let Ground { wanted, sockets, store, model, progress, spawner, pulse, _run_lock } = ground;
+    let Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock } = ground;
     let config = wanted.config.clone();
     let no_model = match store.list().is_empty() {
         true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
@@ -156,11 +163,20 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         scheduler.load(model).await;
     }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config)));
+    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, keys.as_deref())));
     let server = tokio::spawn(server::serve(doors, app.clone(), server_seen, phase_seen));
     notifier.say("READY=1");
     tokio::spawn(notifier.clone().keep_telling(scheduler.clone(), config.service.watchdog, pulse));
-    let reload = Arc::new(Reload { started: config, wanted, server: server_wanted, scheduler: scheduler.clone() });
+    if let Some(keys) = &keys {
+        tokio::spawn(keys.clone().watch());
+    }
+    let reload = Arc::new(Reload {
+        started: config,
+        wanted,
+        server: server_wanted,
+        scheduler: scheduler.clone(),
+        keys: keys.clone(),
+    });
     progress.event(&json!({"event": "listening", "address": address.to_string()}));
     progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
     if model.is_none() {
@@ -181,6 +197,10 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     // Nobody waits for gigabytes; what has come is there when vllama is back.
     pulls.close().await;
     stop(&scheduler, server, drain, &mut signals).await;
+    if let Some(keys) = keys {
+        // A panic in it has been logged.
+        let _ = tokio::task::spawn_blocking(move || keys.note()).await;
+    }
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
     0
@@ -222,8 +242,9 @@ fn limits(config: &Config) -> scheduler::Limits {
     }
 }
 
-fn server_settings(config: &Config) -> server::Settings {
+fn server_settings(config: &Config, keys: Option<&Keys>) -> server::Settings {
     server::Settings {
+        gate: keys.map(|keys| keys.gate.clone()),
         stall_timeout: config.stall_limit,
         body_limit: config.body_limit,
         upload_limit: config.blob_limit,

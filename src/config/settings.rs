@@ -135,6 +135,13 @@ pub const SETTINGS: &[Setting] = &[
     setting!("max-body", ["VLLAMA_MAX_BODY"], "MIB", "64", "largest request body"),
     setting!("max-blob", ["VLLAMA_MAX_BLOB"], "GIB", "1024", "largest uploaded file"),
     setting!("max-connections", ["VLLAMA_MAX_CONNECTIONS"], "NUMBER", "4096", "most connections at a time"),
+    setting!(
+        "keys",
+        ["VLLAMA_KEYS"],
+        "FILE",
+        "",
+        "ask every request for a key of this file; it is made with a first key if it is not there (see `vllama key`)"
+    ),
     setting!("origins", ["OLLAMA_ORIGINS"], "LIST", "", "browser origins allowed beside the local ones, with commas"),
     setting!(
         "log",

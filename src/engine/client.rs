@@ -48,11 +48,13 @@ pub struct Content {
     pub kind: Cow<'static, str>,
     /// The bytes.
     pub bytes: Bytes,
+    /// Which requests the engine takes first, where it goes by that: the lower number; `None` = as the request itself says.
+    pub priority: Option<i32>,
 }
 
 impl From<Bytes> for Content {
     fn from(json: Bytes) -> Self {
-        Self { kind: Cow::Borrowed(JSON), bytes: json }
+        Self { kind: Cow::Borrowed(JSON), bytes: json, priority: None }
     }
 }
 
@@ -115,13 +117,16 @@ impl Client {
         &self,
         method: &'static str,
         path: &'static str,
-        Content { kind, bytes: body }: &Content,
+        Content { kind, bytes: body, priority }: &Content,
         request_id: &str,
     ) -> Result<Response<EngineBody>, EngineGone> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: {kind}\r\n");
         // What could break the head does not get into it.
         if !request_id.is_empty() && request_id.bytes().all(|byte| byte.is_ascii_graphic()) {
             head.extend(["x-request-id: ", request_id, "\r\n"]);
+        }
+        if let Some(priority) = priority {
+            head.extend(["x-vllm-priority: ", &priority.to_string(), "\r\n"]);
         }
         let head = head.into_bytes();
         let (connection, head) = loop {

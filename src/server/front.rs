@@ -1,4 +1,4 @@
-//! The way of one request through the server: who may ask, which route, the body, the handler, and back.
+//! The way of one request through the server: who may ask, which route, the key, the body, the handler, and back.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,8 @@ use super::patience::Patience;
 use super::record::{Record, Recorded};
 use super::router::{Entry, Found, Intake, Router};
 use super::running::Running;
-use super::{Phase, Settings, body, encoding, host, request_id};
+use super::{Phase, Settings, body, encoding, host, keys, request_id};
+use crate::access::{Access, Admission, Grant, Now};
 use crate::api::{self, Answering, Call, Reply, Upload};
 use crate::telemetry::Facts;
 
@@ -75,6 +76,7 @@ impl Front {
             status: None,
             ended: false,
             patience,
+            admission: None,
             _run: (!draining).then_some(run),
         };
         let call = Call {
@@ -83,10 +85,11 @@ impl Front {
             body: bytes::Bytes::new(),
             upload: Upload::default(),
             request_id: request_id.clone(),
+            grant: Grant::nothing(),
             facts,
             arrived: record.arrived,
         };
-        let mut reply = self.admit(&head, body, call, &settings, local).instrument(span).await;
+        let mut reply = self.admit(&head, body, call, &settings, (local, &mut record.admission)).instrument(span).await;
         let status = reply.status();
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
@@ -113,14 +116,14 @@ impl Front {
         body: Incoming,
         call: Call,
         settings: &Settings,
-        local: bool,
+        (local, admission): (bool, &mut Option<Admission>),
     ) -> Reply {
         let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
         if local && !host::is_ours(named, settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }
         let origin = match settings.origins.judge(&head.headers) {
-            Verdict::NotCrossOrigin => return self.route(head, body, call, settings).await,
+            Verdict::NotCrossOrigin => return self.enter(head, body, call, settings, admission).await,
             Verdict::Forbidden => return empty(StatusCode::FORBIDDEN),
             Verdict::Allowed(origin) => origin,
         };
@@ -129,14 +132,55 @@ impl Front {
             cors::preflight(reply.headers_mut());
             reply
         } else {
-            self.route(head, body, call, settings).await
+            self.enter(head, body, call, settings, admission).await
         };
         cors::allow(reply.headers_mut(), origin);
         reply
     }
 
-    async fn route(&self, head: &request::Parts, body: Incoming, call: Call, settings: &Settings) -> Reply {
-        match self.router.find(&head.method, head.uri.path()) {
+    /// Then the key, before anything of the body is read, and whatever the path: who has none learns nothing. A preflight
+    /// has none, so it does not come here.
+    async fn enter(
+        &self,
+        head: &request::Parts,
+        body: Incoming,
+        mut call: Call,
+        settings: &Settings,
+        admission: &mut Option<Admission>,
+    ) -> Reply {
+        let path = head.uri.path();
+        let found = self.router.find(&head.method, path);
+        let Some(gate) = &settings.gate else {
+            call.grant = Grant::everything();
+            return Self::route(found, head, body, call, settings).await;
+        };
+        let (access, refuse) = match &found {
+            Found::Route(entry) => (entry.access, entry.refuse),
+            Found::OtherMethods(_) | Found::WithoutSlash(_) | Found::Nothing => (Access::ANY, Router::stray(path)),
+        };
+        match gate.admit(keys::shown(&head.headers), access, Now::read()) {
+            Ok((grant, admitted)) => {
+                if let Some(key) = grant.key() {
+                    call.facts.set_key(key);
+                }
+                call.grant = grant;
+                *admission = admitted;
+            }
+            Err(denied) => {
+                call.facts.set_refused(denied.reason());
+                return keys::refuse(&denied, refuse, path, &call.request_id);
+            }
+        }
+        let quota = admission.as_ref().map(|admission| admission.quota);
+        let mut reply = Self::route(found, head, body, call, settings).await;
+        if let Some(quota) = quota {
+            keys::tell(&quota, path, reply.headers_mut());
+        }
+        reply
+    }
+
+    async fn route(found: Found<'_>, head: &request::Parts, body: Incoming, call: Call, settings: &Settings) -> Reply {
+        match found {
             Found::Route(entry) => Self::call(entry, head, body, call, settings).await,
             Found::OtherMethods(methods) => {
                 let stray = Router::stray(head.uri.path());

@@ -1,4 +1,4 @@
-//! Sockets and HTTP: connections, limits, origins, routing, request ids, the access log, drain.
+//! Sockets and HTTP: connections, limits, origins, keys, routing, request ids, the access log, drain.
 //!
 //! In: TCP connections. Out: a [`Call`](crate::api::Call) to the handler of a route, and its reply back to the client.
 //! Knows no model and no engine: what an answer says is the business of `api` and `telemetry`.
@@ -9,6 +9,7 @@ mod cors;
 mod encoding;
 mod front;
 mod host;
+mod keys;
 mod patience;
 mod record;
 mod request_id;
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::access::Gate;
 use crate::api::App;
 pub use cors::Origins;
 use front::Front;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub origins: Origins,
     /// Name of this machine, one of the names the host check lets through (ollama-api §8.2).
     pub hostname: Option<String>,
+    /// Looks at the keys of requests; `None` where none are asked for.
+    pub gate: Option<Arc<Gate>>,
 }
 
 impl Default for Settings {
@@ -72,6 +76,7 @@ impl Default for Settings {
             max_connections: 4096,
             origins: Origins::new(&[]),
             hostname: None,
+            gate: None,
         }
     }
 }

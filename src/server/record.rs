@@ -13,6 +13,7 @@ use tracing::Span;
 
 use super::patience::Patience;
 use super::running::Run;
+use crate::access::{Admission, Now};
 use crate::api;
 use crate::telemetry::Facts;
 
@@ -37,6 +38,8 @@ pub struct Record {
     pub ended: bool,
     /// Is told when the request is over.
     pub patience: Arc<Patience>,
+    /// Counts the request against its key's limits.
+    pub admission: Option<Admission>,
     /// Counts the request among those that a drain waits for; `None` when it began during one.
     pub _run: Option<Run>,
 }
@@ -44,14 +47,19 @@ pub struct Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.patience.end();
+        let whole = self.status.is_some() && (self.ended || self.facts.complete());
+        if let Some(admission) = self.admission.take() {
+            admission.spend(self.facts.used(whole), Now::read());
+        }
         let status = match self.status {
-            Some(status) if self.ended || self.facts.complete() => status.as_u16(),
+            Some(status) if whole => status.as_u16(),
             _ => CLIENT_GONE,
         };
         let latency_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (tokens_in, tokens_out) = self.facts.tokens();
         let told = |tokens: u64| (tokens > 0).then_some(tokens);
-        let (method, path, model) = (self.method.as_str(), self.path.as_str(), self.facts.model());
+        let (method, path) = (self.method.as_str(), self.path.as_str());
+        let (model, key, refused) = (self.facts.model(), self.facts.key(), self.facts.refused());
         self.span.in_scope(|| {
             // Probes come every few seconds and say nothing.
             if path.starts_with("/health") {
@@ -63,6 +71,8 @@ impl Drop for Record {
                     status,
                     latency_ms,
                     model,
+                    key,
+                    refused,
                     tokens_in = told(tokens_in),
                     tokens_out = told(tokens_out),
                     "request"

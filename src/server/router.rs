@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
+use crate::access::{Access, Grant, Scope};
 use crate::api::{self, Answering, App, Call, Refuse, Reply, anthropic, ollama, openai};
 use crate::telemetry::{Health, Queue};
 
@@ -16,6 +17,8 @@ pub struct Entry {
     pub path: &'static str,
     /// How it takes its body.
     pub intake: Intake,
+    /// What it asks of a key.
+    pub access: Access,
     /// Answers.
     pub handler: Box<dyn Fn(Call) -> Answering + Send + Sync>,
     /// Refuses, in the shape of the route's dialect.
@@ -67,14 +70,15 @@ pub enum Found<'a> {
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
 /// What answers a route of the operators.
-type Answer = fn(&App) -> Reply;
+type Answer = fn(&App, &Grant) -> Reply;
 
-/// What operators ask: path and answer.
-pub static OPERATORS: &[(&str, Answer)] = &[
-    ("/health", |app| health(&app.health())),
-    ("/health/live", |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
-    ("/health/ready", |app| health(&app.readiness())),
-    ("/vllama/queue", |app| queue(&app.queue())),
+/// What operators ask: path, what it asks of a key, and answer. Health is for load balancers, which have no key; what is
+/// more than the status is for those who may see it.
+pub static OPERATORS: &[(&str, Access, Answer)] = &[
+    ("/health", Access::Open, |app, grant| health(grant, &app.health())),
+    ("/health/live", Access::Open, |_, _| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
+    ("/health/ready", Access::Open, |app, grant| health(grant, &app.readiness())),
+    ("/vllama/queue", Access::METRICS, |app, _| queue(&app.queue())),
 ];
 
 impl Router {
@@ -90,11 +94,12 @@ impl Router {
                 methods: route.methods,
                 path: route.path,
                 intake,
+                access: route.access,
                 handler: Box::new(move |call| (route.handler)(app.clone(), call)),
                 refuse: route.refuse,
             }
         });
-        let operators = OPERATORS.iter().map(|(path, answer)| entry(path, &app, *answer));
+        let operators = OPERATORS.iter().map(|(path, access, answer)| entry(path, *access, &app, *answer));
         Self::of(dialects.chain(operators))
     }
 
@@ -128,10 +133,10 @@ impl Router {
     }
 }
 
-fn entry(path: &'static str, app: &Arc<App>, answer: Answer) -> Entry {
+fn entry(path: &'static str, access: Access, app: &Arc<App>, answer: Answer) -> Entry {
     let app = app.clone();
-    let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
-    Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: native }
+    let handler = Box::new(move |call: Call| -> Answering { Box::pin(std::future::ready(answer(&app, &call.grant))) });
+    Entry { methods: GET, path, intake: Intake::Whole, access, handler, refuse: native }
 }
 
 fn plain(status: StatusCode, text: &str, _request_id: &str) -> Reply {
@@ -142,11 +147,12 @@ fn native(status: StatusCode, text: &str, _request_id: &str) -> Reply {
     ollama::error::refuse(status, text)
 }
 
-/// The status says whether the default model can answer, the body why not.
-fn health(health: &Health) -> Reply {
+/// The status says whether the default model can answer, the body why not. Who may not see that gets one word.
+fn health(grant: &Grant, health: &Health) -> Reply {
     let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = if grant.may(Scope::Metrics) { serde_json::to_vec(health) } else { serde_json::to_vec(&health.brief()) };
     // Strings, numbers and JSON always become JSON.
-    json(status, serde_json::to_vec(health).unwrap_or_default())
+    json(status, body.unwrap_or_default())
 }
 
 /// What waits and what runs.

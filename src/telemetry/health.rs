@@ -63,6 +63,13 @@ pub struct Memory {
     pub vllama_bytes: Option<u64>,
 }
 
+/// As much of it as anybody may know.
+#[derive(Debug, Serialize)]
+pub struct Brief {
+    /// As in [`Health::status`].
+    pub status: &'static str,
+}
+
 impl Health {
     /// Puts the answer together. The default model is given with the key of its engine, which it lacks when it is not
     /// installed any more.
@@ -99,6 +106,12 @@ impl Health {
     #[must_use]
     pub fn stopping(self) -> Self {
         Self { status: "stopping", reason: Some("vllama is shutting down".to_owned()), ..self }
+    }
+
+    /// As much of it as anybody may know: no names, no paths, no figures.
+    #[must_use]
+    pub fn brief(&self) -> Brief {
+        Brief { status: self.status }
     }
 
     /// Whether the default model can answer: the question of `/health/ready`.

@@ -155,6 +155,7 @@ impl Translator {
             self.facts.set_complete();
             return Ok(Progress::Done);
         }
+        self.facts.add_event();
         let piece = match self.pattern.read(data) {
             Some(piece) => piece,
             None => {

@@ -68,6 +68,11 @@ impl Sockets {
         self.listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(config.listen)
     }
 
+    /// All addresses.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
     /// For the server; inside of the runtime.
     pub(super) fn doors(self) -> std::io::Result<Vec<Door>> {
         let inherited = self.inherited;
