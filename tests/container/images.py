@@ -14,7 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "vllama-test-debian"
-VLLAMA = "vllama-test-cpu"
+# One that is there already is run as it is, and stays.
+GIVEN = os.environ.get("VLLAMA_TEST_IMAGE")
+VLLAMA = GIVEN or "vllama-test-cpu"
 CADDY = "vllama-test-caddy"
 WATCHERS = {name: f"vllama-test-{name}" for name in ("prometheus", "alertmanager", "blackbox")}
 MODEL = "smollm2:135m"
@@ -55,6 +57,23 @@ def certificates():
     return sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
 
 
+def install(package):
+    """Installs a package of Debian's."""
+    apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
+    run(*apt, "update")
+    run(*apt, "install", "-y", "--no-install-recommends", package)
+
+
+def podman_missing():
+    """Why podman cannot be had here; nothing where it can."""
+    if not shutil.which("podman"):
+        try:
+            install("podman")
+        except (AssertionError, OSError):
+            return "it is not installed, and could not be"
+    return None
+
+
 def make_base():
     """Debian's slim image, made of its packages; its archive is kept in target/."""
     archive = ROOT / "target/container/debian.tar"
@@ -62,9 +81,7 @@ def make_base():
         archive.parent.mkdir(parents=True, exist_ok=True)
         part = archive.with_suffix(".part.tar")
         if not shutil.which("mmdebstrap"):
-            apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
-            run(*apt, "update")
-            run(*apt, "install", "-y", "--no-install-recommends", "mmdebstrap")
+            install("mmdebstrap")
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "man", "locale")]
         run("mmdebstrap", "--quiet", "--variant=minbase", *left_out, "bookworm", part)
         part.rename(archive)
@@ -157,7 +174,7 @@ def make_others():
 
 def remove():
     """Removes every image of the tests, and what the stages of their builds have left."""
-    names = [VLLAMA, CADDY, *WATCHERS.values(), "vllama-test-rust", *reversed(built), BASE]
+    names = [*([] if GIVEN else [VLLAMA]), CADDY, *WATCHERS.values(), "vllama-test-rust", *reversed(built), BASE]
     for name in dict.fromkeys(names):
         # What is gone with another one, or is the base of what somebody else builds, stays out of it.
         subprocess.run(["docker", "rmi", name], capture_output=True)
