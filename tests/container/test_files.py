@@ -1,7 +1,9 @@
 """What the container files promise without running them."""
 
-import json
+import os
 import re
+import subprocess
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -32,6 +34,23 @@ class Versions(unittest.TestCase):
         # Whoever has a mirror names whole images.
         used = {name for name in used if not name.endswith("_IMAGE") or name == "VLLAMA_IMAGE"}
         self.assertEqual(described, used)
+
+
+class Grafana(unittest.TestCase):
+    def start(self, place):
+        """Starts with /usr/bin/env in Grafana's place; the file that it would read the password from, and what was told."""
+        environment = {"PATH": os.environ["PATH"], "GF_PATHS_DATA": place, "GRAFANA_RUN": "env"}
+        done = subprocess.run(["sh", ROOT / "grafana/start"], env=environment, capture_output=True, text=True, check=True)
+        return re.search(r"^GF_SECURITY_ADMIN_PASSWORD__FILE=(.*)$", done.stdout, re.M)[1], done.stderr
+
+    def test_a_password_is_made_and_told_once(self):
+        with tempfile.TemporaryDirectory() as place:
+            file, told = self.start(place)
+            password = Path(file).read_text().strip()
+            self.assertGreaterEqual(len(password), 24)
+            self.assertIn(password, told)
+            self.assertEqual(self.start(place), (file, ""))
+            self.assertEqual((Path(file).read_text().strip(), Path(file).stat().st_mode & 0o777), (password, 0o600))
 
 
 class Containerfile(unittest.TestCase):
