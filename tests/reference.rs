@@ -208,6 +208,21 @@ fn every_row_of_the_reference_names_tests_that_exist() {
 }
 
 #[test]
+fn every_record_in_the_security_document_names_tests_that_exist() {
+    let functions = functions();
+    let text = read("docs/security.md");
+    let records: Vec<&str> = text.lines().filter(|line| line.starts_with("| CVE-")).collect();
+    assert!(records.len() > 15, "the records are found");
+    for record in records {
+        let tests = quoted(record.trim_matches('|').rsplit(" | ").next().unwrap_or_default());
+        assert!(!tests.is_empty(), "{record} names no test");
+        for test in tests {
+            assert!(functions.contains(&test), "there is no test {test}: {record}");
+        }
+    }
+}
+
+#[test]
 fn every_route_is_in_the_reference_and_the_other_way_round() {
     let mut told = BTreeSet::new();
     for line in read("docs/api.md").lines().filter(|line| line.starts_with('#')) {

@@ -25,8 +25,9 @@ use crate::access::{Access, Grant};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, ModelName, Store};
-use crate::scheduler::{Scheduler, Snapshot};
-use crate::telemetry::{Facts, Health, Queue};
+use crate::scheduler::{KeepAlive, Lease, LeaseError, Scheduler, Snapshot};
+use crate::telemetry::metrics::Format;
+use crate::telemetry::{Facts, Health, Metrics, Queue};
 
 pub use upload::{Refused, Upload};
 
@@ -50,6 +51,8 @@ pub struct App {
     pub context_length: Option<u64>,
     /// When vllama started.
     pub started: Instant,
+    /// Counts what `/metrics` tells.
+    pub metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -77,6 +80,29 @@ impl App {
         Queue::report(&self.scheduler.snapshot())
     }
 
+    /// The page of `/metrics`. Takes at most a second, whatever the engines and the machine do.
+    pub async fn metrics(&self, format: Format) -> String {
+        let snapshot = self.scheduler.snapshot();
+        let ready = self.report(&snapshot).ready();
+        self.metrics.page(&snapshot, ready, self.store.bytes(), format).await
+    }
+
+    /// Waits until the model's engine has a place for this request, and takes it.
+    ///
+    /// # Errors
+    /// [`LeaseError`].
+    pub async fn lease(
+        &self,
+        call: &Call,
+        model: &Arc<Installed>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Lease, LeaseError> {
+        let begun = Instant::now();
+        let lease = self.scheduler.lease(model, keep_alive).await?;
+        call.facts.set_waited(begun.elapsed());
+        Ok(lease)
+    }
+
     fn report(&self, snapshot: &Snapshot) -> Health {
         let default =
             self.default_model.as_ref().map(|name| (name, self.store.find(name).map(|model| model.engine_key())));
@@ -100,8 +126,10 @@ pub struct Call {
     pub request_id: Arc<str>,
     /// What the request may.
     pub grant: Grant,
-    /// Where to note what the access log wants to know.
+    /// Where to note what the access log and the metrics want to know.
     pub facts: Arc<Facts>,
+    /// What the client wants to be answered in; empty when it does not say.
+    pub accept: String,
     /// When the head of the request had been read.
     pub arrived: Instant,
 }

@@ -23,6 +23,7 @@ use keys::Keys;
 use notify::Notifier;
 use reload::{Reload, Wanted};
 
+use super::doctor;
 use super::planning;
 use super::problem::Problem;
 use super::progress::Progress;
@@ -36,7 +37,9 @@ use crate::model::python::Python;
 use crate::model::{Installed, Store};
 use crate::scheduler::{self, Scheduler};
 use crate::server::{self, Phase};
+use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Format};
+use crate::telemetry::metrics::Machine;
 
 /// How long connections may take to close once nobody waits for them any more.
 const HURRY: Duration = Duration::from_millis(500);
@@ -126,7 +129,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
         false => "no model is loaded before somebody asks for one",
     };
-    let address = sockets.address(&config);
+    let (address, monitoring) = (sockets.address(&config), sockets.monitoring());
     let doors = match sockets.doors() {
         Ok(doors) => doors,
         Err(error) => {
@@ -148,6 +151,8 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
     let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
+    let version = doctor::engine_version(&config.engine).unwrap_or_default();
+    let machine = Machine::new(gpus.clone(), &config.models, &config.state, version);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
@@ -158,13 +163,19 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         stopping: AtomicBool::new(false),
         context_length: config.context_length,
         started: begun,
+        metrics: Arc::new(Metrics::new(machine)),
     });
     if let Some(model) = &model {
         scheduler.load(model).await;
     }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, keys.as_deref())));
-    let server = tokio::spawn(server::serve(doors, app.clone(), server_seen, phase_seen));
+    let (_monitored, always) = watch::channel(Phase::Serving);
+    if let Some(door) = doors.monitoring {
+        // To the very end: how a drain goes is worth watching too.
+        tokio::spawn(server::serve_monitoring(door, app.clone(), server_seen.clone(), always));
+    }
+    let server = tokio::spawn(server::serve(doors.clients, app.clone(), server_seen, phase_seen));
     notifier.say("READY=1");
     tokio::spawn(notifier.clone().keep_telling(scheduler.clone(), config.service.watchdog, pulse));
     if let Some(keys) = &keys {
@@ -177,8 +188,12 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         scheduler: scheduler.clone(),
         keys: keys.clone(),
     });
-    progress.event(&json!({"event": "listening", "address": address.to_string()}));
+    let metrics = monitoring.map(|address| address.to_string());
+    progress.event(&json!({"event": "listening", "address": address.to_string(), "metrics": metrics}));
     progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
+    if let Some(address) = metrics {
+        progress.say(&format!("metrics are on http://{address}/metrics"));
+    }
     if model.is_none() {
         progress.say(no_model);
     }

@@ -35,6 +35,8 @@ pub struct Config {
     pub model: Option<ModelName>,
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// A second address, for `/metrics` and `/health` alone.
+    pub metrics_listen: Option<SocketAddr>,
     /// Directory of the models.
     pub models: PathBuf,
     /// Directory of models that are only read, below the others; may be missing.

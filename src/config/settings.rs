@@ -33,6 +33,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!("host", ["OLLAMA_HOST"], "ADDRESS", "127.0.0.1:11434", "address to listen on; port 0 takes a free one"),
     setting!(
+        "metrics-listen",
+        ["VLLAMA_METRICS_LISTEN"],
+        "ADDRESS",
+        "off",
+        "a second address that serves /metrics and /health alone, without keys: 127.0.0.1:11435"
+    ),
+    setting!(
         "models-dir",
         ["VLLAMA_MODELS", "OLLAMA_MODELS"],
         "DIR",

@@ -5,10 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -22,7 +21,7 @@ use super::running::Running;
 use super::{Phase, Settings, body, encoding, host, keys, request_id};
 use crate::access::{Access, Admission, Grant, Now};
 use crate::api::{self, Answering, Call, Reply, Upload};
-use crate::telemetry::Facts;
+use crate::telemetry::{Facts, Metrics};
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
@@ -35,14 +34,25 @@ pub struct Front {
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
+    metrics: Arc<Metrics>,
     /// The requests that began while it served.
     running: Arc<Running>,
 }
 
 impl Front {
     /// Everything a request meets.
-    pub fn new(router: Router, settings: watch::Receiver<Arc<Settings>>, phase: watch::Receiver<Phase>) -> Self {
-        Self { router, settings, phase, running: Arc::default() }
+    pub fn new(
+        router: Router,
+        settings: watch::Receiver<Arc<Settings>>,
+        phase: watch::Receiver<Phase>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { router, settings, phase, metrics, running: Arc::default() }
+    }
+
+    /// Counts what the server does.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The settings now: they may change between two requests.
@@ -71,8 +81,8 @@ impl Front {
             span: span.clone(),
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
-            arrived: Instant::now(),
             facts: facts.clone(),
+            metrics: self.metrics.clone(),
             status: None,
             ended: false,
             patience,
@@ -86,8 +96,9 @@ impl Front {
             upload: Upload::default(),
             request_id: request_id.clone(),
             grant: Grant::nothing(),
+            arrived: facts.arrived(),
+            accept: accept(&head.headers),
             facts,
-            arrived: record.arrived,
         };
         let mut reply = self.admit(&head, body, call, &settings, (local, &mut record.admission)).instrument(span).await;
         let status = reply.status();
@@ -150,7 +161,7 @@ impl Front {
     ) -> Reply {
         let path = head.uri.path();
         let found = self.router.find(&head.method, path);
-        let Some(gate) = &settings.gate else {
+        let Some(gate) = settings.gate.as_ref().filter(|_| !self.router.is_open()) else {
             call.grant = Grant::everything();
             return Self::route(found, head, body, call, settings).await;
         };
@@ -161,13 +172,13 @@ impl Front {
         match gate.admit(keys::shown(&head.headers), access, Now::read()) {
             Ok((grant, admitted)) => {
                 if let Some(key) = grant.key() {
-                    call.facts.set_key(key);
+                    call.facts.set_key(key.to_owned());
                 }
                 call.grant = grant;
                 *admission = admitted;
             }
             Err(denied) => {
-                call.facts.set_refused(denied.reason());
+                call.facts.set_refusal(denied.reason());
                 return keys::refuse(&denied, refuse, path, &call.request_id);
             }
         }
@@ -210,6 +221,7 @@ impl Front {
     }
 
     async fn call(entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call, settings: &Settings) -> Reply {
+        call.facts.set_route(entry.path);
         call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
         let Settings { body_limit, upload_limit, body_timeout, .. } = *settings;
         let asks_first = head.headers.contains_key(EXPECT);
@@ -275,6 +287,12 @@ impl Future for Caught {
             Err(_) => Poll::Ready(None),
         }
     }
+}
+
+/// The formats that a client takes, all headers together (RFC 9110, section 5.3).
+fn accept(headers: &HeaderMap) -> String {
+    let values: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    values.join(",")
 }
 
 fn empty(status: StatusCode) -> Reply {

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::access::Gate;
 use crate::api::App;
+use crate::telemetry::Metrics;
 pub use cors::Origins;
 use front::Front;
 use patience::{Patience, Patient};
@@ -112,7 +113,19 @@ pub async fn serve(
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
 ) {
-    serve_routes(doors, Router::new(app), settings, phase).await;
+    let metrics = app.metrics.clone();
+    serve_routes(doors, Router::new(app), settings, phase, metrics).await;
+}
+
+/// Serves `/metrics` and `/health`, and nothing else, until `phase` is [`Phase::Draining`] or its sender is gone.
+pub async fn serve_monitoring(
+    door: Door,
+    app: Arc<App>,
+    settings: watch::Receiver<Arc<Settings>>,
+    phase: watch::Receiver<Phase>,
+) {
+    let router = Router::monitoring(&app);
+    serve_routes(vec![door], router, settings, phase, app.metrics.clone()).await;
 }
 
 async fn serve_routes(
@@ -120,9 +133,10 @@ async fn serve_routes(
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
+    metrics: Arc<Metrics>,
 ) {
     let places = Arc::new(Semaphore::new(settings.borrow().max_connections));
-    let front = Arc::new(Front::new(router, settings, phase.clone()));
+    let front = Arc::new(Front::new(router, settings, phase.clone(), metrics));
     let mut open = JoinSet::new();
     for door in doors {
         open.spawn(attend(door, front.clone(), places.clone(), phase.clone()));
@@ -153,13 +167,15 @@ async fn attend(door: Door, front: Arc<Front>, places: Arc<Semaphore>, mut phase
         };
         match accepted {
             Ok((stream, place)) => {
+                let counted = front.metrics().connection();
                 let connection = connection(stream, front.clone(), local, closing.clone());
                 connections.spawn(async move {
                     connection.await;
-                    drop(place);
+                    drop((place, counted));
                 });
             }
             Err(error) => {
+                front.metrics().connection_refused();
                 // Out of file descriptors, most likely: some connection has to end first.
                 tracing::warn!(%error, "a connection could not be accepted; trying again in a moment");
                 tokio::time::sleep(Duration::from_millis(50)).await;

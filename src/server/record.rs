@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -16,8 +15,9 @@ use super::running::Run;
 use crate::access::{Admission, Now};
 use crate::api;
 use crate::telemetry::Facts;
+use crate::telemetry::metrics::{Ended, Metrics};
 
-/// nginx's number for a client that went away before its answer had ended; only ever logged.
+/// nginx's number for a client that went away before its answer had ended; only ever logged and counted.
 const CLIENT_GONE: u16 = 499;
 
 /// Lives as long as its request: first beside the handler, then inside the answer's body.
@@ -28,10 +28,10 @@ pub struct Record {
     pub method: Method,
     /// Path without the query, which may hold what nobody should read.
     pub path: String,
-    /// When the head had been read.
-    pub arrived: Instant,
-    /// What the dialect found out.
+    /// What the request found out about itself.
     pub facts: Arc<Facts>,
+    /// Counts it when it is over.
+    pub metrics: Arc<Metrics>,
     /// Status of the answer, once there is one.
     pub status: Option<StatusCode>,
     /// Whether the answer has been handed over completely.
@@ -55,14 +55,16 @@ impl Drop for Record {
             Some(status) if whole => status.as_u16(),
             _ => CLIENT_GONE,
         };
-        let latency_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = self.facts.arrived().elapsed();
+        self.metrics.ended(Ended { status, took, facts: &self.facts });
+        let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let (tokens_in, tokens_out) = self.facts.tokens();
         let told = |tokens: u64| (tokens > 0).then_some(tokens);
         let (method, path) = (self.method.as_str(), self.path.as_str());
-        let (model, key, refused) = (self.facts.model(), self.facts.key(), self.facts.refused());
+        let (model, key, refused) = (self.facts.model(), self.facts.key(), self.facts.refusal());
         self.span.in_scope(|| {
             // Probes come every few seconds and say nothing.
-            if path.starts_with("/health") {
+            if path.starts_with("/health") || path == "/metrics" {
                 tracing::debug!(method, path, status, latency_ms, "request");
             } else {
                 tracing::info!(

@@ -28,7 +28,7 @@ pub async fn create(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     };
     allow(&call, &order.name)?;
     order.from.as_ref().map_or(Ok(()), |from| allow(&call, from))?;
-    call.facts.set_model(order.name.display());
+    call.facts.set_wanted(order.name.display());
     drop(call);
     progress::answer(stream, |teller| carry_out(app, order, teller)).await
 }

@@ -121,14 +121,13 @@ pub async fn embeddings(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     Ok(api::whole(StatusCode::OK, JSON, out))
 }
 
-/// Looks the model up and notes it for the log. These routes tell of a missing model in words of their own (§14).
+/// Looks the model up. These routes tell of a missing model in words of their own (§14).
 fn find(app: &App, call: &Call, asked: &str) -> Result<Arc<Installed>, ApiError> {
     let found = Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable");
     let model = found.map_err(|error| match error {
         ApiError::NotFound(name) => ApiError::NotPulled(name),
         error => error,
     })?;
-    call.facts.set_model(model.name.display());
     Ok(model)
 }
 

@@ -60,9 +60,7 @@ impl Wishes {
 
 /// Looks the model up and notes it for the log.
 pub(super) fn find(app: &App, call: &Call, asked: &str) -> Result<Arc<Installed>, ApiError> {
-    let model = Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable")?;
-    call.facts.set_model(model.name.display());
-    Ok(model)
+    Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable")
 }
 
 /// Answers a request without a prompt (§6.1): always one object, never a stream.
@@ -86,7 +84,7 @@ pub(super) fn unload(
     (shape, asked): (Shape, &str),
 ) -> Result<Reply, ApiError> {
     if !call.grant.may(Scope::Manage) {
-        call.facts.set_refused("scope");
+        call.facts.set_refusal("scope");
         return Err(ApiError::MayNotUnload);
     }
     app.scheduler.unload(model);

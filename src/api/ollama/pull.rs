@@ -22,7 +22,7 @@ pub async fn pull(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         (wanted(&request)?, request.stream.unwrap_or(true))
     };
     allow(&call, &name)?;
-    call.facts.set_model(name.display());
+    call.facts.set_wanted(name.display());
     drop(call);
     progress::answer(stream, |teller| async move { pulled(&app, &name, &teller).await.map(drop) }).await
 }

@@ -183,6 +183,11 @@ impl Translator {
         Ok(if news.begun { Progress::Begun } else { Progress::Waiting })
     }
 
+    /// Notes that the first token of a stream has come.
+    pub fn begin(&self) {
+        self.facts.set_first_token();
+    }
+
     /// Turns a whole answer into one object.
     ///
     /// # Errors

@@ -238,7 +238,6 @@ async fn shown(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     }
     let wanted = Wanted::parse(asked)?;
     let model = wanted.find(&app, &call, &wanted.name.display(), "remote model details are unavailable")?;
-    call.facts.set_model(model.name.display());
     let snapshot = app.scheduler.snapshot();
     let context_length = snapshot.engines.iter().find(|engine| engine.key == model.engine_key());
     let context_length = context_length.and_then(|engine| engine.context_length);

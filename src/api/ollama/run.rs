@@ -62,7 +62,7 @@ impl Run {
         keep_alive: Option<KeepAlive>,
     ) -> Result<Self, ApiError> {
         let keep_alive = keep_alive.filter(|_| call.grant.may(Scope::Manage));
-        let lease = app.scheduler.lease(model, keep_alive).await?;
+        let lease = app.lease(call, model, keep_alive).await?;
         call.facts.set_asked(call.body.len(), lease.max_model_len());
         let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
         let (request_id, facts) = (call.request_id.clone(), call.facts.clone());

@@ -53,7 +53,6 @@ pub async fn retrieve(app: Arc<App>, call: Call) -> Result<Reply, PassError> {
     let asked = unescaped(&call.parameter);
     let wanted = Wanted::parse(&asked)?;
     let model = wanted.find(&app, &call, &wanted.name.display(), "remote model details are unavailable")?;
-    call.facts.set_model(model.name.display());
     Ok(told(&Model::of(&model, asked)))
 }
 

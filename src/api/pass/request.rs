@@ -143,7 +143,7 @@ impl Request {
         path: &'static str,
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
-        let lease = app.scheduler.lease(model, None).await.map_err(ApiError::from)?;
+        let lease = app.lease(&call, model, None).await.map_err(ApiError::from)?;
         self.pass_over(lease, call, path, dialect).await
     }
 
@@ -177,9 +177,7 @@ impl Request {
 /// # Errors
 /// [`ApiError::NotFound`] and what is wrong with the name.
 pub fn find(app: &App, call: &Call, asked: &str) -> Result<Arc<Installed>, ApiError> {
-    let model = Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable")?;
-    call.facts.set_model(model.name.display());
-    Ok(model)
+    Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable")
 }
 
 #[cfg(test)]
