@@ -140,11 +140,9 @@ def make_vllama():
     try:
         bases += rust_base(rust)
         seconds = []
-        for target, name in (("cpu", VLLAMA), ("cuda", CUDA)):
+        for target, name, baked in (("cpu", VLLAMA, [f"MODEL={model}", f"MODEL_NAME={MODEL}"]), ("cuda", CUDA, [])):
             began = time.monotonic()
-            # The same model for both: the classic builder makes every stage above the target, and finds it made.
-            order = [f"TARGET={target}", f"NAME={name}", f"MODEL={model}", f"MODEL_NAME={MODEL}", f"IMAGE_OPTIONS={bases}"]
-            build("make", "image", *order, cwd=place)
+            build("make", "image", f"TARGET={target}", f"NAME={name}", f"IMAGE_OPTIONS={bases}", *baked, cwd=place)
             seconds.append(time.monotonic() - began)
         return seconds
     finally:

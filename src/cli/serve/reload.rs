@@ -33,7 +33,7 @@ impl Wanted {
 type Shown = fn(&Config) -> String;
 
 /// Settings that hold until the next start: whoever depends on them was made from them.
-const FIXED: [(&str, Shown); 13] = [
+const FIXED: [(&str, Shown); 14] = [
     ("host", |config| config.listen.to_string()),
     ("metrics-listen", |config| format!("{:?}", config.metrics_listen)),
     ("models-dir", |config| config.models.display().to_string()),
