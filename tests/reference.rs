@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use vllama::api::{Route, anthropic, ollama, openai};
 use vllama::server::OPERATORS;
+use vllama::telemetry::metrics::table::TABLE;
 
 /// Objects of the request types that are not the body of a request of their own, and the request they are part of.
 const PARTS: &[(&str, &str)] = &[("Message", "ChatRequest"), ("ToolCall", "ChatRequest"), ("Function", "ChatRequest")];
@@ -205,6 +206,34 @@ fn every_row_of_the_reference_names_tests_that_exist() {
     for word in ["planned", "not yet", "todo", "to be done"] {
         assert!(!text.contains(word), "docs/api.md tells what is, not what will be: {word}");
     }
+}
+
+/// The table of docs/metrics.md, as the code has it.
+fn table_of_metrics() -> String {
+    let mut table = "| metric | kind | labels | what it tells |\n|---|---|---|---|\n".to_owned();
+    for family in TABLE {
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, help) = (family.name, family.kind.word(), family.help);
+        table += &format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "));
+    }
+    table
+}
+
+/// `VLLAMA_BLESS=1 cargo test --test reference` writes the table anew.
+#[test]
+fn the_table_of_metrics_in_the_reference_is_that_of_the_code() {
+    let path = "docs/metrics.md";
+    let text = read(path);
+    let (before, rest) = text.split_once("<!-- table -->\n").expect("docs/metrics.md marks its table");
+    let (_, after) = rest.split_once("<!-- end of table -->").expect("docs/metrics.md marks the end of its table");
+    let expected = format!("{before}<!-- table -->\n{}<!-- end of table -->{after}", table_of_metrics());
+    if std::env::var_os("VLLAMA_BLESS").is_some() {
+        std::fs::write(root().join(path), &expected).expect("docs/metrics.md is written");
+    }
+    assert!(
+        read(path) == expected,
+        "docs/metrics.md is behind the code; VLLAMA_BLESS=1 cargo test --test reference writes it"
+    );
 }
 
 #[test]

@@ -25,8 +25,9 @@ use crate::access::{Access, Grant};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, ModelName, Store};
-use crate::scheduler::{KeepAlive, Lease, LeaseError, Scheduler, Snapshot};
-use crate::telemetry::metrics::Format;
+pub use crate::scheduler::Trace;
+use crate::scheduler::{KeepAlive, Lease, LeaseError, Origin, Scheduler, Snapshot};
+use crate::telemetry::metrics::{Format, House};
 use crate::telemetry::{Facts, Health, Metrics, Queue};
 
 pub use upload::{Refused, Upload};
@@ -84,7 +85,8 @@ impl App {
     pub async fn metrics(&self, format: Format) -> String {
         let snapshot = self.scheduler.snapshot();
         let ready = self.report(&snapshot).ready();
-        self.metrics.page(&snapshot, ready, self.store.bytes(), format).await
+        let house = House { snapshot: &snapshot, ready, store_bytes: self.store.bytes() };
+        self.metrics.page(&house, self.scheduler.meters(), format).await
     }
 
     /// Waits until the model's engine has a place for this request, and takes it.
@@ -126,12 +128,22 @@ pub struct Call {
     pub request_id: Arc<str>,
     /// What the request may.
     pub grant: Grant,
+    /// The trace that the request is part of.
+    pub trace: Option<Arc<Trace>>,
     /// Where to note what the access log and the metrics want to know.
     pub facts: Arc<Facts>,
     /// What the client wants to be answered in; empty when it does not say.
     pub accept: String,
     /// When the head of the request had been read.
     pub arrived: Instant,
+}
+
+impl Call {
+    /// Where the request comes from, for the engine.
+    #[must_use]
+    pub fn origin(&self) -> Origin<'_> {
+        Origin { request_id: &self.request_id, trace: self.trace.as_deref() }
+    }
 }
 
 /// An answer. Its body may still be in the making; dropping it gives back the lease and stops the engine's work.

@@ -20,7 +20,7 @@ use super::router::{Entry, Found, Intake, Router};
 use super::running::Running;
 use super::{Phase, Settings, body, encoding, host, keys, request_id};
 use crate::access::{Access, Admission, Grant, Now};
-use crate::api::{self, Answering, Call, Reply, Upload};
+use crate::api::{self, Answering, Call, Reply, Trace, Upload};
 use crate::telemetry::{Facts, Metrics};
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
@@ -75,7 +75,9 @@ impl Front {
         let settings = self.settings();
         let (head, body) = request.into_parts();
         let request_id = request_id::of(&head.headers);
-        let span = tracing::info_span!("request", request_id = &*request_id);
+        let trace = trace(&head.headers);
+        let trace_id = trace.as_ref().map(Trace::id);
+        let span = tracing::info_span!("request", request_id = &*request_id, trace_id);
         let facts = Arc::new(Facts::default());
         let mut record = Record {
             span: span.clone(),
@@ -96,6 +98,7 @@ impl Front {
             upload: Upload::default(),
             request_id: request_id.clone(),
             grant: Grant::nothing(),
+            trace: trace.map(Arc::new),
             arrived: facts.arrived(),
             accept: accept(&head.headers),
             facts,
@@ -287,6 +290,15 @@ impl Future for Caught {
             Err(_) => Poll::Ready(None),
         }
     }
+}
+
+/// The trace that the request is part of (W3C Trace Context: of two parents neither counts, and states are one list).
+fn trace(headers: &HeaderMap) -> Option<Trace> {
+    let mut parents = headers.get_all("traceparent").iter();
+    let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
+    let states = headers.get_all("tracestate").iter().map(|state| state.to_str().ok());
+    let states: Option<Vec<&str>> = states.collect();
+    Trace::read(parent.to_str().ok()?, states.map(|states| states.join(",")))
 }
 
 /// The formats that a client takes, all headers together (RFC 9110, section 5.3).

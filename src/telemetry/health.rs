@@ -175,6 +175,10 @@ mod tests {
             percent: 40,
             generation: 1,
             restarts: 0,
+            starts: 1,
+            restarts_by_failure: Vec::new(),
+            wedges: 0,
+            replayed: 0,
             leases: 0,
             waiting: 2,
             oldest_wait: None,
@@ -184,6 +188,7 @@ mod tests {
             gpu_bytes: None,
             context_length: None,
             start_took: None,
+            start_phases: Vec::new(),
             expires_at: None,
         }
     }
@@ -191,7 +196,7 @@ mod tests {
     fn report(engines: Vec<EngineSnapshot>) -> Health {
         let model = ModelName::parse("smollm2:135m").expect("a valid name");
         let default = Some((&model, Some("digest".to_owned())));
-        Health::report(&Snapshot { engines }, default, None, Duration::from_secs(7))
+        Health::report(&Snapshot { engines, ..Snapshot::default() }, default, None, Duration::from_secs(7))
     }
 
     #[test]
@@ -226,7 +231,7 @@ mod tests {
 
     #[test]
     fn without_a_default_model_it_is_ready_and_lists_all_engines() {
-        let snapshot = Snapshot { engines: vec![engine("ready", true, None)] };
+        let snapshot = Snapshot { engines: vec![engine("ready", true, None)], ..Snapshot::default() };
         let health = Health::report(&snapshot, None, None, Duration::ZERO);
         assert!(health.ready() && health.model.is_none() && health.engine.is_none());
         assert_eq!(health.engines.iter().map(|engine| engine.model.as_str()).collect::<Vec<_>>(), ["smollm2:135m"]);

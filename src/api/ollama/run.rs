@@ -14,9 +14,9 @@ use super::stream::Lines;
 use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
 use crate::access::Scope;
-use crate::api::{self, App, Body, Call, Reply};
+use crate::api::{self, App, Body, Call, Reply, Trace};
 use crate::model::Installed;
-use crate::scheduler::{Content, EngineBody, KeepAlive, Lease};
+use crate::scheduler::{Content, EngineBody, KeepAlive, Lease, Origin};
 use crate::telemetry::Facts;
 
 /// A request whose lease is here.
@@ -24,6 +24,7 @@ pub struct Run {
     model: Arc<Installed>,
     lease: Lease,
     request_id: Arc<str>,
+    trace: Option<Arc<Trace>>,
     facts: Arc<Facts>,
     /// Which requests the engine takes first; `None` = as they come.
     priority: Option<i32>,
@@ -65,8 +66,13 @@ impl Run {
         let lease = app.lease(call, model, keep_alive).await?;
         call.facts.set_asked(call.body.len(), lease.max_model_len());
         let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
-        let (request_id, facts) = (call.request_id.clone(), call.facts.clone());
-        Ok(Self { model: model.clone(), lease, request_id, facts, priority: call.grant.priority(), clock })
+        let (request_id, trace, facts) = (call.request_id.clone(), call.trace.clone(), call.facts.clone());
+        let priority = call.grant.priority();
+        Ok(Self { model: model.clone(), lease, request_id, trace, facts, priority, clock })
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin { request_id: &self.request_id, trace: self.trace.as_deref() }
     }
 
     /// The engine's name for the model.
@@ -120,7 +126,7 @@ impl Run {
     /// # Errors
     /// What the engine says, or that it is gone.
     pub async fn fetch(&self, path: &'static str, body: Bytes) -> Result<Bytes, ApiError> {
-        let answer = self.lease.post(path, self.content(body), &self.request_id).await?;
+        let answer = self.lease.post(path, self.content(body), self.origin()).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
@@ -141,7 +147,7 @@ impl Run {
     /// What the engine says against the request, or that it is gone.
     pub async fn open(&self, question: &Question) -> Result<Opened, ApiError> {
         let content = self.content(question.body.clone());
-        let answer = self.lease.post(question.endpoint.path(), content, &self.request_id).await?;
+        let answer = self.lease.post(question.endpoint.path(), content, self.origin()).await?;
         if answer.status().is_success() {
             return Ok(Opened(answer));
         }

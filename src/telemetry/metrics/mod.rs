@@ -3,12 +3,17 @@
 //! In: ended requests from `server`, snapshots of the scheduler, the texts of engines, what the machine has. Out: one page
 //! in the text format or as OpenMetrics. Names are in [`table`] alone.
 
+mod engines;
 mod format;
+mod labels;
 mod machine;
+mod merged;
 mod page;
 mod requests;
 mod samples;
 pub mod table;
+
+use std::collections::BTreeMap;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,7 +22,8 @@ pub use format::Format;
 pub use machine::Machine;
 pub use requests::Ended;
 
-use crate::scheduler::Snapshot;
+use crate::scheduler::{Meter, Snapshot};
+use merged::Merged;
 use page::Page;
 use requests::Requests;
 
@@ -28,6 +34,17 @@ pub struct Metrics {
     connections: Gauge,
     refused: Counter,
     machine: Machine,
+}
+
+/// What the page tells of the house: whoever keeps it knows.
+#[derive(Clone, Copy, Debug)]
+pub struct House<'a> {
+    /// The scheduler's state.
+    pub snapshot: &'a Snapshot,
+    /// Whether the default model can answer.
+    pub ready: bool,
+    /// Bytes of all installed models.
+    pub store_bytes: u64,
 }
 
 /// Counts a connection as open until it is dropped.
@@ -64,10 +81,16 @@ impl Metrics {
         self.refused.inc();
     }
 
-    /// The page. Asks the machine, which takes a moment but never long.
-    pub async fn page(&self, snapshot: &Snapshot, ready: bool, store_bytes: u64, format: Format) -> String {
-        let reading = self.machine.read().await;
-        let mut page = format.write(Page::new(self, snapshot, ready, store_bytes, reading));
+    /// The page. Asks the engines and the machine, and waits no longer than a second for any of them.
+    pub async fn page(&self, house: &House<'_>, meters: Vec<Meter>, format: Format) -> String {
+        let (reading, pages) = tokio::join!(self.machine.read(), engines::read(meters));
+        let (mut merged, mut scraped) = (Merged::default(), BTreeMap::new());
+        for (engine, text) in pages {
+            text.iter().for_each(|text| merged.add(&engine, text));
+            scraped.insert(engine, text.is_some());
+        }
+        let mut page = format.write(Page::new(self, house, scraped, reading));
+        merged.write(format, &mut page);
         page.push_str(format.end());
         page
     }

@@ -7,13 +7,13 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::Metrics;
 use super::machine::{Process, Reading};
 use super::requests::{KeyFigures, ModelFigures, lock};
 use super::samples::Families;
 use super::table::{self as is, Family};
+use super::{House, Metrics};
 use crate::gpu::Gpu;
-use crate::scheduler::{EngineSnapshot, Snapshot};
+use crate::scheduler::{DeviceSnapshot, EngineSnapshot, Snapshot};
 
 /// The states of an engine that the page tells.
 const STATES: [&str; 7] = ["stopped", "starting", "ready", "asleep", "stopping", "restarting", "failed"];
@@ -29,14 +29,24 @@ pub(super) struct Page {
     keys: BTreeMap<Box<str>, std::sync::Arc<KeyFigures>>,
     /// By the name of the model.
     engines: BTreeMap<String, EngineSnapshot>,
+    /// Which of them have told their own metrics, of those that were asked.
+    scraped: BTreeMap<String, bool>,
+    devices: Vec<DeviceSnapshot>,
+    swaps: u64,
+    drains: u64,
     reading: Reading,
 }
 
 impl Page {
-    pub fn new(metrics: &Metrics, snapshot: &Snapshot, ready: bool, store_bytes: u64, reading: Reading) -> Self {
+    pub fn new(metrics: &Metrics, house: &House<'_>, scraped: BTreeMap<String, bool>, reading: Reading) -> Self {
+        let House { snapshot, ready, store_bytes } = *house;
         Self {
             ready,
             store_bytes,
+            scraped,
+            devices: snapshot.devices.clone(),
+            swaps: snapshot.swaps,
+            drains: snapshot.drains,
             connections: i32::try_from(metrics.connections.get()).unwrap_or(i32::MAX),
             refused: metrics.refused.get(),
             models: metrics.requests.models(),
@@ -77,7 +87,6 @@ impl Collector for Page {
         })?;
         page.family(&is::READY, |samples| samples.count(&[], self.ready.into()))?;
         self.requests(&mut page)?;
-        self.queues(&mut page)?;
         self.engines(&mut page)?;
         self.gpus(&mut page)?;
         self.disks(&mut page)?;
@@ -111,12 +120,14 @@ impl Page {
                 of(figures).map_or(Ok(()), |histogram| samples.histogram(&[model], histogram))
             })?;
         }
+        self.queues(page)?;
         page.each(&is::PROMPT_TOKENS, &self.models, |samples, model, figures| {
             samples.count(&[model], figures.prompt.get())
         })?;
         page.each(&is::GENERATED_TOKENS, &self.models, |samples, model, figures| {
             samples.count(&[model], figures.generated.get())
-        })
+        })?;
+        page.each(&is::REPLAYS, &self.engines, |samples, model, engine| samples.count(&[model], engine.replayed))
     }
 
     fn queues(&self, page: &mut Families<'_>) -> Result<(), Error> {
@@ -134,11 +145,32 @@ impl Page {
             let now = state(engine);
             STATES.iter().try_for_each(|state| samples.count(&[name, state], (*state == now).into()))
         })?;
+        page.each(&is::ENGINE_STARTS, &self.engines, |samples, name, engine| samples.count(&[name], engine.starts))?;
+        page.each(&is::ENGINE_RESTARTS, &self.engines, |samples, name, engine| {
+            let mut each = engine.restarts_by_failure.iter();
+            each.try_for_each(|(failure, count)| samples.count(&[name, failure], *count))
+        })?;
+        page.each(&is::ENGINE_WEDGES, &self.engines, |samples, name, engine| samples.count(&[name], engine.wedges))?;
         page.each(&is::ENGINE_START, &self.engines, |samples, name, engine| {
             engine.start_took.map_or(Ok(()), |took| samples.number(&[name], took.as_secs_f64()))
         })?;
+        page.each(&is::ENGINE_PHASE, &self.engines, |samples, name, engine| {
+            let mut each = engine.start_phases.iter();
+            each.try_for_each(|(phase, took)| samples.number(&[name, phase], took.as_secs_f64()))
+        })?;
         page.each(&is::ENGINE_MEMORY, &self.engines, |samples, name, engine| {
             samples.maybe(&[name], engine.memory_bytes)
+        })?;
+        page.each(&is::ENGINE_SCRAPE, &self.scraped, |samples, name, answered| {
+            samples.count(&[name], (*answered).into())
+        })?;
+        page.family(&is::SWAPS, |samples| samples.count(&[], self.swaps))?;
+        page.family(&is::DRAINS, |samples| samples.count(&[], self.drains))?;
+        page.family(&is::MEMORY_BUDGET, |samples| {
+            self.devices.iter().try_for_each(|device| samples.maybe(&[&device.name], device.budget))
+        })?;
+        page.family(&is::MEMORY_USED, |samples| {
+            self.devices.iter().try_for_each(|device| samples.count(&[&device.name], device.used))
         })
     }
 
@@ -155,7 +187,8 @@ impl Page {
         })?;
         page.each(&is::GPU_POWER, &gpus, |samples, index, gpu| {
             gpu.power.map_or(Ok(()), |watts| samples.number(&[index], watts))
-        })
+        })?;
+        page.each(&is::GPU_ECC_ERRORS, &gpus, |samples, index, gpu| samples.maybe(&[index], gpu.ecc_errors))
     }
 
     fn disks(&self, page: &mut Families<'_>) -> Result<(), Error> {
@@ -192,5 +225,44 @@ impl Page {
         page.family(&is::PROCESSOR_TIME, |samples| {
             processor_seconds.map_or(Ok(()), |seconds| samples.number(&[], seconds))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::telemetry::Facts;
+    use crate::telemetry::metrics::{Ended, Format};
+
+    fn told(metrics: &Metrics) -> String {
+        let house = House { snapshot: &Snapshot::default(), ready: true, store_bytes: 1 };
+        Format::Text.write(Page::new(metrics, &house, BTreeMap::new(), Reading::default()))
+    }
+
+    #[test]
+    fn ten_thousand_made_up_models_do_not_make_the_page_grow() {
+        let metrics = Metrics::default();
+        let ask = |number: usize| {
+            let facts = Facts::default();
+            facts.set_route("/api/chat");
+            facts.set_wanted(format!("model-{number}"));
+            metrics.ended(Ended { status: 404, took: Duration::ZERO, facts: &facts });
+        };
+        ask(0);
+        let before = told(&metrics).lines().count();
+        (1..10_000).for_each(ask);
+        let page = told(&metrics);
+        assert_eq!(page.lines().count(), before);
+        assert!(page.contains("{route=\"/api/chat\",model=\"other\",status=\"404\"} 10000\n"), "{page}");
+    }
+
+    #[test]
+    fn every_family_of_the_table_is_told_in_its_order() {
+        let page = told(&Metrics::default());
+        let told: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let table: Vec<_> = is::TABLE.iter().map(|family| format!("{} {}", family.name, family.kind.word())).collect();
+        assert_eq!(told, table);
     }
 }
