@@ -47,10 +47,10 @@ dist/vllama-gpu: $(SOURCES)
 
 .PHONY: image
 image: ## build the image NAME for TARGET (cuda or cpu), with MODEL in it where one is named
-	@$(DOCKER) build --file Containerfile --target $(TARGET) --tag $(NAME) $(IMAGE_ARGUMENTS:%=--build-arg %) $(IMAGE_OPTIONS) .
+	@$(DOCKER) build --file Containerfile --shm-size 1g --target $(TARGET) --tag $(NAME) $(IMAGE_ARGUMENTS:%=--build-arg %) $(IMAGE_OPTIONS) .
 
 # MODEL is a name to pull, or a file or directory in models/ that gets MODEL_NAME. IMAGE_OPTIONS are more of docker's own:
-# `--build-arg DEBIAN_IMAGE=…` takes a base from a mirror.
+# `--build-arg DEBIAN_IMAGE=…` takes a base from a mirror. The vllama that pulls wants the shared memory of one that serves.
 TARGET ?= cuda
 NAME ?= vllama:$(TARGET)
 MODEL ?=

@@ -69,6 +69,20 @@ def until(what, question, limit=60):
     return answer
 
 
+# Pulls a model from a hub inside the same container, as the build of an image would, and lists what is there then.
+BAKING = """
+import os, subprocess, sys
+sys.path[:0] = ["/tests/support", "/tests/pull"]
+import checkpoints
+from hub import Hub
+with Hub() as hub:
+    hub.add("org/tiny", checkpoints.plain())
+    environment = {**os.environ, "HF_ENDPOINT": hub.address}
+    subprocess.run(["/bake", "org/tiny", ""], env=environment, check=True)
+    assert subprocess.run(["/bake", "org/nobody", ""], env=environment).returncode == 1
+subprocess.run(["find", "/usr/share/vllama/models", "-name", "vllama.json", "-o", "-perm", "/022", "!", "-type", "l"], check=True)
+"""
+
 # Asks from inside a container: method, path, body in JSON; prints status and body as they come.
 ASKER = """
 import sys, urllib.error, urllib.request
@@ -229,7 +243,17 @@ class Image(unittest.TestCase):
     def test_7_the_programs_add_little_to_the_base(self):
         self.assertLess(sizes(), 15_000_000)
 
-    def test_8_the_other_target_is_made_alike(self):
+    def test_8_a_named_model_is_pulled_into_an_image(self):
+        mounts = ["--volume", f"{ROOT}/tests:/tests:ro", "--volume", f"{ROOT}/engine/bake:/bake:ro"]
+        # As in a build by `make image`: without network here, as root, with that much shared memory.
+        said = run("docker", "run", "--rm", "--network", "none", "--user", "0", "--shm-size", "1g", *mounts, "--entrypoint", "python", VLLAMA, "-c", BAKING)
+        self.assertIn("success", said)
+        found = [line for line in said.splitlines() if line.startswith("/usr/share/vllama/models")]
+        self.assertIn("/usr/share/vllama/models/registry.ollama.ai/org/tiny/latest/vllama.json", found)
+        # Nothing that others may change.
+        self.assertTrue(all(line.endswith("/vllama.json") for line in found), found)
+
+    def test_9_the_other_target_is_made_alike(self):
         if images.GIVEN:
             self.skipTest("only one image was given")
         print("skipped: the CUDA target on vLLM's own image: no registry gives it here; it was made on a stand-in", file=sys.stderr)
