@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::arguments::Arguments;
 use crate::engine::Engine;
 use crate::frontend;
+use crate::orders;
 use crate::processes::{self, Role};
 use crate::server;
 use crate::settings::Settings;
@@ -62,16 +63,23 @@ struct Life {
 
 /// The leader's whole life.
 pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
+    let life = Arc::<Life>::default();
+    if let Some(directory) = &settings.orders {
+        let life = Arc::clone(&life);
+        orders::listen(directory, None, move |status| leave(life.core.load(Ordering::SeqCst), status));
+    }
     let fails = this_start_fails(&settings);
     if settings.ignore_term {
         processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
     }
     std::thread::sleep(settings.phase(Phase::Import));
+    orders::pass_blocking(settings.orders.as_deref(), "import");
+    orders::hang_if_told();
     if let Some(lines) = frontend::refusal(&arguments).filter(|_| settings.rust_frontend) {
         eprintln!("{lines}");
         return ExitCode::FAILURE;
     }
-    let start = Start { fails, settings: &settings, life: Arc::default() };
+    let start = Start { fails, settings: &settings, life };
     start.fail_in(Phase::Import);
 
     let signals = processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
@@ -80,7 +88,7 @@ pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
     std::thread::spawn(move || {
         loop {
             let _ = signals.wait();
-            if ignore {
+            if ignore || orders::IGNORES_TERM.load(Ordering::SeqCst) {
                 continue;
             }
             if !life.serving.load(Ordering::SeqCst) {
@@ -103,6 +111,15 @@ struct Start<'settings> {
 
 impl Start<'_> {
     async fn run(&self, arguments: &Arguments, mut stopped: watch::Receiver<bool>) -> ExitCode {
+        if self.settings.orders.is_some() {
+            // There is one thread for all, so with this task everything hangs.
+            tokio::spawn(async {
+                loop {
+                    orders::hang_if_told();
+                    sleep(orders::LOOK).await;
+                }
+            });
+        }
         self.configure(arguments);
         sleep(self.settings.phase(Phase::Config)).await;
         self.fail_in(Phase::Config);
@@ -114,6 +131,7 @@ impl Start<'_> {
         }
         let engine = self.build(arguments);
         self.load(arguments).await;
+        self.held_up(engine.core).await;
         if self.settings.never_ready {
             std::future::pending::<()>().await;
         }
@@ -145,6 +163,15 @@ impl Start<'_> {
         leave(engine.core, 0)
     }
 
+    /// Waits where it is held up while the weights load, and as long as its core does nothing.
+    async fn held_up(&self, core: i32) {
+        let directory = self.settings.orders.as_deref();
+        orders::pass(directory, "load").await;
+        while directory.is_some_and(|directory| orders::core_stands_still(directory, core)) {
+            sleep(orders::LOOK).await;
+        }
+    }
+
     fn configure(&self, arguments: &Arguments) {
         api(0, "INFO", "utils.py:299", "vLLM API server version 0.32.0");
         let given: Vec<String> = arguments
@@ -170,7 +197,15 @@ impl Start<'_> {
         // Lives until the leader's end of the pipe closes, which is when the leader ends.
         std::mem::forget(tracker);
         if self.settings.leave_files {
-            std::fs::write(processes::segment(std::process::id()), [0; 4096]).expect("/dev/shm can be written");
+            let segment = processes::segment(std::process::id());
+            // Open until it is mapped, as Python's shared memory is.
+            let made = std::fs::File::create(&segment).and_then(|mut file| file.write_all(&[0; 4096]).map(|()| file));
+            if let Err(error) = &made {
+                eprintln!("OSError: {error}: '{}'", segment.display());
+                let _ = std::fs::remove_file(&segment);
+                leave(0, 1);
+            }
+            processes::map(&segment);
         }
         let mut core = processes::start(Role::Core);
         let pid = i32::try_from(core.id()).unwrap_or_default();
@@ -292,6 +327,7 @@ fn this_start_fails(settings: &Settings) -> bool {
 async fn shut_down(engine: &Engine) {
     api(0, "INFO", "launcher.py:180", "[shutdown] API server: shutdown triggered");
     engine.stopping.store(true, Ordering::SeqCst);
+    orders::pass(engine.settings.orders.as_deref(), "stopping").await;
     wait_for_idle(engine, Duration::from_secs(engine.arguments.shutdown_timeout)).await;
     processes::signal(engine.core, Signal::SIGKILL);
     wait_for_idle(engine, Duration::from_secs(1)).await;

@@ -295,6 +295,11 @@ impl Vllama {
         }
     }
 
+    /// The events it has told on standard output.
+    pub fn events(&self) -> Vec<Value> {
+        self.process.stdout.all().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// What it has said on standard error.
     pub fn stderr(&self) -> Vec<String> {
         self.process.stderr.all()
