@@ -11,9 +11,11 @@
 mod harness;
 
 mod answers;
+mod changes;
 mod clients;
 mod deaths;
 mod embeddings;
+mod keys;
 mod leftovers;
 mod load;
 mod models;
@@ -93,14 +95,16 @@ fn main() -> ExitCode {
         default_model::import(&ground.venv, &ground.models);
     });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 8] = [
+    let groups: [(&str, Group); 9] = [
         ("plans", plans::run),
         ("answers", answers::run),
         ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),
+        ("keys", keys::run),
         ("prompts", prompts::run),
+        ("changes", changes::run),
         ("deaths", deaths::run),
     ];
     for (name, run) in groups {

@@ -10,6 +10,8 @@
 //! | `FAKE_VLLM_NEVER_READY` | `1`: stop moving after the load phase, for ever |
 //! | `FAKE_VLLM_FAIL_START` | `phase:code:line`: print the line in that phase and exit with that code |
 //! | `FAKE_VLLM_FAIL_STARTS` | only the first N starts fail, counted in `FAKE_VLLM_COUNT_FILE` (all) |
+//! | `FAKE_VLLM_FAIL_WITH` | only starts with this flag or variable fail: `--flag`, `--flag=value`, `VARIABLE=value` (all) |
+//! | `FAKE_VLLM_WAITS` | with `FAKE_VLLM_NEVER_READY`: say every N milliseconds that a process does not answer, as vLLM does |
 //! | `FAKE_VLLM_COUNT_FILE` | a file that gets one line, the leader's pid, at each start |
 //! | `FAKE_VLLM_REJECT` | a flag to refuse as vLLM refuses one it does not know: usage text, exit 2 |
 //! | `FAKE_VLLM_GARBAGE` | `1`: print bytes that are no text among the start-up lines |

@@ -139,8 +139,12 @@ impl Run {
             Fault::Exit0 => startup::leave(core, 0),
             Fault::Exit1 => startup::leave(core, 1),
             Fault::Kill9 => processes::signal(i32::try_from(std::process::id()).unwrap_or_default(), Signal::SIGKILL),
-            Fault::KillCore => {
-                processes::signal(core, Signal::SIGKILL);
+            Fault::KillCore | Fault::OutOfMemory => {
+                if fault == Fault::OutOfMemory {
+                    startup::out_of_memory(core);
+                } else {
+                    processes::signal(core, Signal::SIGKILL);
+                }
                 let _ = self.core_dead.wait_for(|dead| *dead).await;
                 return Step::EngineError;
             }

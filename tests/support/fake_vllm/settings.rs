@@ -23,6 +23,10 @@ pub struct Settings {
     pub fail_start: Option<(Phase, u8, String)>,
     /// How many starts fail.
     pub fail_starts: Option<usize>,
+    /// Starts fail only with this flag or variable, and this value where one is told.
+    pub fail_with: Option<(String, Option<String>)>,
+    /// Time between two lines that say that it still waits, once it never gets ready.
+    pub waits: Option<Duration>,
     /// Where starts are counted.
     pub count_file: Option<PathBuf>,
     /// A flag to refuse.
@@ -86,6 +90,11 @@ impl Settings {
             never_ready: switch("FAKE_VLLM_NEVER_READY"),
             fail_start: text("FAKE_VLLM_FAIL_START").map(|failure| fail_start(&failure)),
             fail_starts: number("FAKE_VLLM_FAIL_STARTS"),
+            fail_with: text("FAKE_VLLM_FAIL_WITH").map(|with| match with.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (with, None),
+            }),
+            waits: number("FAKE_VLLM_WAITS").map(Duration::from_millis),
             count_file: text("FAKE_VLLM_COUNT_FILE").map(PathBuf::from),
             reject: text("FAKE_VLLM_REJECT"),
             garbage: switch("FAKE_VLLM_GARBAGE"),

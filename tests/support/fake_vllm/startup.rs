@@ -68,7 +68,7 @@ pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
         let life = Arc::clone(&life);
         orders::listen(directory, None, move |status| leave(life.core.load(Ordering::SeqCst), status));
     }
-    let fails = this_start_fails(&settings);
+    let fails = this_start_fails(&settings, &arguments);
     if settings.ignore_term {
         processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
     }
@@ -133,7 +133,7 @@ impl Start<'_> {
         self.load(arguments).await;
         self.held_up(engine.core).await;
         if self.settings.never_ready {
-            std::future::pending::<()>().await;
+            self.wait_for_ever().await;
         }
         sleep(self.settings.phase(Phase::Profile)).await;
         self.profile(&engine);
@@ -267,6 +267,17 @@ impl Start<'_> {
         );
     }
 
+    /// What vLLM does when one of its processes hangs.
+    async fn wait_for_ever(&self) {
+        let Some(pause) = self.settings.waits else { return std::future::pending().await };
+        loop {
+            sleep(pause).await;
+            let text = "No available shared memory broadcast block found in 60 seconds. This typically happens when some \
+                        processes are hanging or doing some time-consuming work";
+            log("EngineCore", self.life.core.load(Ordering::SeqCst), "INFO", "shm_broadcast.py:733", text);
+        }
+    }
+
     fn profile(&self, engine: &Engine) {
         self.fail_in(Phase::Profile);
         let (worker, length) = (engine.core, engine.max_model_len);
@@ -313,14 +324,21 @@ impl Start<'_> {
 }
 
 /// Counts this start and says whether it is one that fails.
-fn this_start_fails(settings: &Settings) -> bool {
+fn this_start_fails(settings: &Settings, arguments: &Arguments) -> bool {
     let starts = settings.count_file.as_ref().map_or(1, |path| {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         let mut file = file.expect("FAKE_VLLM_COUNT_FILE: a file to write to");
         writeln!(file, "{}", std::process::id()).expect("FAKE_VLLM_COUNT_FILE: a file to write to");
         std::fs::read_to_string(path).unwrap_or_default().lines().count()
     });
-    settings.fail_start.is_some() && settings.fail_starts.is_none_or(|failing| starts <= failing)
+    let is_so = |(name, value): &(String, Option<String>)| {
+        let flag = arguments.given.iter().rev().find(|(flag, _)| flag == name).map(|(_, values)| values.join(" "));
+        let found = flag.or_else(|| std::env::var(name).ok());
+        found.is_some_and(|found| value.as_ref().is_none_or(|value| *value == found))
+    };
+    settings.fail_start.is_some()
+        && settings.fail_starts.is_none_or(|failing| starts <= failing)
+        && settings.fail_with.as_ref().is_none_or(is_so)
 }
 
 /// What SIGTERM does while serving: running requests may finish within `--shutdown-timeout`, late ones are aborted.
@@ -348,6 +366,15 @@ pub fn leave(core: i32, code: i32) -> ! {
     }
     let _ = std::io::stdout().flush();
     std::process::exit(code)
+}
+
+/// The core runs out of its GPU's memory and dies.
+pub fn out_of_memory(core: i32) {
+    let text =
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80 GiB";
+    log("EngineCore", core, "ERROR", "core.py:1136", text);
+    let _ = std::io::stdout().flush();
+    processes::signal(core, Signal::SIGKILL);
 }
 
 /// A line of the API server.

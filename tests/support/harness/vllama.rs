@@ -40,6 +40,7 @@ pub async fn within<T>(limit: Duration, what: &str, mut state: impl AsyncFnMut()
 }
 
 /// How a vllama is started.
+#[derive(Clone)]
 pub struct Builder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
