@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -25,6 +25,11 @@ use crate::telemetry::Facts;
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
+
+/// Tells nginx to pass a stream on as it comes. Without it nginx keeps all of an answer until its end, unless its own
+/// configuration forbids it.
+const UNBUFFERED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 /// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
@@ -88,8 +93,12 @@ impl Front {
         };
         let mut reply = self.admit(&head, body, call, &settings, local).instrument(span).await;
         let status = reply.status();
+        let streams = matches!(reply.body(), api::Body::Stream(_));
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
+        if streams {
+            headers.insert(UNBUFFERED.0, UNBUFFERED.1);
+        }
         if draining || *self.phase.borrow() == Phase::Draining {
             // The client's next request belongs to whoever serves next.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
