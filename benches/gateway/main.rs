@@ -5,6 +5,7 @@
 //! `cargo bench --bench gateway`; `VLLAMA_BENCH_BINARY` names another vllama, else `dist/vllama` is taken when it is
 //! there. The load generator shares the machine's cores with what it measures: figures compare, they do not add up.
 
+mod bare;
 mod load;
 #[path = "../../tests/support/harness/model.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
@@ -17,6 +18,7 @@ mod swap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bare::Bare;
 use load::{Streams, Target, Times};
 use relay::Relay;
 use server::Server;
@@ -87,6 +89,9 @@ fn main() {
             for frontend in ["python", "rust", "python"] {
                 real(frontend).await;
             }
+        }
+        if parts.iter().any(|word| word == "defaults") {
+            defaults().await;
         }
         if parts.iter().any(|word| word == "swap") {
             swap().await;
@@ -250,6 +255,38 @@ async fn real(frontend: &str) {
         );
         let spent = microseconds(server.engine_processor_time() - before, 8 * users * tokens) / 1000.0;
         row(&measure("the engine's processor time a token (ms)"), [&format!("{spent:.2}"), "", ""], "");
+    }
+}
+
+/// Tokens a second through vllama, beside `vllm serve` with its default flags and no vllama at all, in turns.
+async fn defaults() {
+    let Some(venv) = std::env::var_os("VLLAMA_TEST_VENV") else {
+        println!("skipped: vLLM's default flags, since VLLAMA_TEST_VENV names no virtual environment");
+        return;
+    };
+    let server = Server::start_real(Path::new(&venv), &[]).await;
+    let bare = Bare::like(&server.socket()).with_default_flags();
+    let _engine = bare.start().await;
+    let targets = [Target::Engine(bare.socket()), server.gateway()];
+    for target in &targets {
+        load::stories(target, 10, 10).await;
+    }
+    for (users, tokens) in [(1, 50), (10, 50), (50, 50)] {
+        let (mut seconds, mut lines) = ([0.0; 2], [0; 2]);
+        for round in 0..4 {
+            for way in [round % 2, 1 - round % 2] {
+                let begun = Instant::now();
+                lines[way] += load::stories(&targets[way], users, tokens).await.lines;
+                seconds[way] += begun.elapsed().as_secs_f64();
+            }
+        }
+        // Not the same tokens: flags change what a small model says, and where it ends.
+        let [direct, vllama] = [0, 1].map(|way| lines[way] as f64 / seconds[way]);
+        row(
+            &format!("tokens a second beside vLLM with default flags, {users} users"),
+            [&format!("{direct:.1}"), "", &format!("{vllama:.1}")],
+            &format!("× {:.3}", vllama / direct),
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -132,9 +132,9 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
         fs::create_dir_all(directory)?;
     }
     let new = path.with_extension("json.new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(text)?;
-    file.sync_all()?;
+    // Not synced: what a power cut takes away is measured anew, and a program cannot end while a busy disk keeps one of
+    // its threads in a sync.
+    fs::write(&new, text)?;
     fs::rename(&new, path)
 }
 

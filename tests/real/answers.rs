@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Request, Vllama, within};
+use crate::leftovers::leftovers;
 use crate::load::parallel_streams;
 use crate::{Ground, MODEL, Runner};
 
@@ -12,7 +13,9 @@ const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "The capital of France is Paris.";
 
 pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
-    let Some(vllama) = runner.test("a vllama with the real engine gets ready", ground.start()) else {
+    // Patient with running requests, so that only the second signal can end it within a test's patience.
+    let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state).env("VLLAMA_DRAIN", "1h");
+    let Some(vllama) = runner.test("a vllama with the real engine gets ready", builder.start()) else {
         return;
     };
     runner.test("a chat answers what the model knows", chat(&vllama));
@@ -230,15 +233,4 @@ async fn stop_while_streaming(mut vllama: Vllama) {
     println!("  gone after {:.1} s", began.elapsed().as_secs_f32());
     vllama.assert_nothing_left();
     assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
-}
-
-/// Names in /dev/shm that an engine makes.
-pub(crate) fn leftovers() -> Vec<String> {
-    let names =
-        std::fs::read_dir("/dev/shm").unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names
-        .filter(|name| {
-            ["psm_", "sem.mp-", "__KMP_"].iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with("psm_fake")
-        })
-        .collect()
 }

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::answers::leftovers;
 use crate::harness::{Request, Vllama};
+use crate::leftovers::leftovers;
 use crate::{Ground, MODEL, Runner, embeddings};
 
 pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
@@ -26,8 +26,6 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
             runner.test(&format!("clients: {}", name(&file)), async { pass(&python, &file, &vllama, &asked) });
         }
     }
-    // What engines of others have left is not theirs.
-    let before = leftovers();
     runner.test("the embedding model is imported for the clients", async { embeddings::import(ground) });
     let Some(vllama) = runner.test("a vllama for real clients gets ready", start(ground)) else { return };
     for file in files(&directory()) {
@@ -35,8 +33,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     }
     runner.test("real clients leave nothing behind", async move {
         vllama.stop().await;
-        let left: Vec<String> = leftovers().into_iter().filter(|name| !before.contains(name)).collect();
-        assert_eq!(left, [] as [String; 0], "shared memory left behind");
+        assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
     });
 }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::answers::leftovers;
 use crate::harness::processes::{self, Process};
 use crate::harness::{Exchange, Request, Vllama, within};
+use crate::leftovers::leftovers;
 use crate::{Ground, MODEL, Runner};
 
 /// An engine of an earlier generation is gone within this time (the issue's own bound).

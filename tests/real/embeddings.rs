@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::answers::leftovers;
 use crate::harness::Vllama;
+use crate::leftovers::leftovers;
 use crate::{Ground, Runner};
 
 /// The embedding model, as its users know it.

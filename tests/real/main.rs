@@ -14,6 +14,7 @@ mod answers;
 mod clients;
 mod deaths;
 mod embeddings;
+mod leftovers;
 mod load;
 mod models;
 mod plans;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
     };
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let ground = Ground { venv, models: place.join("models"), state: place.join("state") };
+    leftovers::remember();
     let mut runner = Runner::default();
     runner.test("the default model is imported from GGUF once", async { import(&ground) });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();

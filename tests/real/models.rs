@@ -7,8 +7,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
-use crate::answers::leftovers;
 use crate::harness::{Request, Vllama, within};
+use crate::leftovers::leftovers;
 use crate::{Ground, LOAD, MODEL, Runner, embeddings};
 
 const QUESTION: &str = "What is the capital of France?";

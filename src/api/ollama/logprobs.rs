@@ -2,10 +2,12 @@
 //! read, without a list of anything.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use super::json::Text;
 
@@ -49,25 +51,17 @@ struct Alternative<'a> {
 }
 
 /// The most likely tokens, the likeliest first; of equal ones the first told.
-struct Top<'a> {
-    tokens: [(Text<'a>, f64); MOST],
-    count: usize,
-}
+#[derive(Default)]
+struct Top<'a>(SmallVec<[(Text<'a>, f64); MOST]>);
 
 impl<'a> Top<'a> {
-    fn new() -> Self {
-        Self { tokens: std::array::from_fn(|_| (Text::default(), 0.0)), count: 0 }
-    }
-
     fn add(&mut self, token: Text<'a>, logprob: f64) {
-        let known = &self.tokens[..self.count];
-        let place = known.iter().position(|(_, other)| logprob.total_cmp(other).is_gt()).unwrap_or(self.count);
+        let place = self.0.iter().position(|(_, other)| logprob.total_cmp(other).is_gt()).unwrap_or(self.0.len());
         if place == MOST {
             return;
         }
-        self.count = (self.count + 1).min(MOST);
-        self.tokens[place..self.count].rotate_right(1);
-        self.tokens[place] = (token, logprob);
+        self.0.truncate(MOST - 1);
+        self.0.insert(place, (token, logprob));
     }
 }
 
@@ -91,10 +85,10 @@ impl Pen<'_, '_> {
         self.out.push(b'{');
         put(self.out, token, logprob);
         // The engine adds the chosen token to the list.
-        let told = std::mem::take(&mut self.top.count).min(self.most);
-        for (place, (token, logprob)) in self.top.tokens[..told].iter().enumerate() {
+        let told = self.top.0.len().min(self.most);
+        for (place, (token, logprob)) in self.top.0.drain(..).take(told).enumerate() {
             self.out.extend_from_slice(if place == 0 { br#","top_logprobs":[{"#.as_slice() } else { b",{" });
-            put(self.out, token, *logprob);
+            put(self.out, &token, logprob);
             self.out.push(b'}');
         }
         self.out.extend_from_slice(if told > 0 { b"]}" } else { b"}" });
@@ -103,25 +97,27 @@ impl Pen<'_, '_> {
 }
 
 /// Which part of an answer a pen is to read.
-enum Part {
-    /// An object with the list `content`, as chats have it.
-    Chat,
+enum Part<'w, 'a> {
+    /// An object with the list `content`, as chats have it, or with lists that run side by side, as completions have it.
+    Whole,
     /// That list.
     Entries,
     /// One of its entries.
     Entry,
     /// Alternatives: a list of objects in chats, an object of numbers in completions.
     Alternatives,
+    /// The alternatives of these tokens with their log-probabilities; an entry is written for each that has some.
+    Beside(&'w [Text<'a>], &'w [f64]),
 }
 
 /// Reads a part.
 struct Reader<'p, 'o, 'a> {
     pen: &'p mut Pen<'o, 'a>,
-    part: Part,
+    part: Part<'p, 'a>,
 }
 
 impl<'p, 'o, 'a> Pen<'o, 'a> {
-    fn read(&'p mut self, part: Part) -> Reader<'p, 'o, 'a> {
+    fn read(&'p mut self, part: Part<'p, 'a>) -> Reader<'p, 'o, 'a> {
         Reader { pen: self, part }
     }
 }
@@ -144,17 +140,24 @@ impl<'de> Visitor<'de> for Reader<'_, '_, 'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { pen, part } = self;
         match part {
-            Part::Chat => {
-                let mut found = false;
+            Part::Whole => {
+                let (mut tokens, mut logprobs, mut top, mut found) = (Few::default(), Few::default(), None, false);
                 while let Some(key) = map.next_key::<Text<'de>>()? {
-                    if &*key == "content" {
-                        found = true;
-                        map.next_value_seed(pen.read(Part::Entries))?;
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
+                    match &*key {
+                        "content" => {
+                            found = true;
+                            map.next_value_seed(pen.read(Part::Entries))?;
+                        }
+                        "tokens" => tokens = map.next_value::<Few<Text<'de>>>()?,
+                        "token_logprobs" => logprobs = map.next_value::<Few<f64>>()?,
+                        "top_logprobs" => top = map.next_value::<Option<&'de RawValue>>()?,
+                        _ => _ = map.next_value::<IgnoredAny>()?,
                     }
                 }
-                if found { Ok(()) } else { Err(Error::missing_field("content")) }
+                if !found {
+                    pen.write_beside(&tokens.0, &logprobs.0, top);
+                }
+                Ok(())
             }
             Part::Entry => {
                 let (mut token, mut logprob) = (None, None);
@@ -176,7 +179,7 @@ impl<'de> Visitor<'de> for Reader<'_, '_, 'de> {
                 }
                 Ok(())
             }
-            Part::Entries => Err(Error::custom("an object, not a list")),
+            Part::Entries | Part::Beside(..) => Err(Error::custom("an object, not a list")),
         }
     }
 
@@ -189,7 +192,17 @@ impl<'de> Visitor<'de> for Reader<'_, '_, 'de> {
                     pen.top.add(token, logprob);
                 }
             }
-            Part::Chat | Part::Entry => return Err(Error::custom("a list, not an object")),
+            Part::Beside(tokens, logprobs) => {
+                for (token, logprob) in tokens.iter().zip(logprobs) {
+                    if list.next_element_seed(pen.read(Part::Alternatives))?.is_none() {
+                        break;
+                    }
+                    pen.write(token, *logprob);
+                }
+                // The engine has one for each token.
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+            }
+            Part::Whole | Part::Entry => return Err(Error::custom("a list, not an object")),
         }
         Ok(())
     }
@@ -200,36 +213,55 @@ impl<'de> Visitor<'de> for Reader<'_, '_, 'de> {
     }
 }
 
-/// Shape of completions: lists that run side by side.
-#[derive(Deserialize)]
-struct CompletionLogprobs<'a> {
-    #[serde(borrow)]
-    tokens: Vec<Text<'a>>,
-    token_logprobs: Vec<Option<f64>>,
-    #[serde(borrow)]
-    top_logprobs: Option<Vec<&'a RawValue>>,
+impl<'a> Pen<'_, 'a> {
+    /// Writes what lists say that run side by side, the shape of completions.
+    fn write_beside(&mut self, tokens: &[Text<'a>], logprobs: &[f64], top: Option<&'a RawValue>) {
+        if let Some(top) = top {
+            let reader = self.read(Part::Beside(tokens, logprobs));
+            let _the_rest_without_if_not_understood =
+                reader.deserialize(&mut serde_json::Deserializer::from_str(top.get()));
+            self.top.0.clear();
+        }
+        for (token, logprob) in tokens.iter().zip(logprobs).skip(self.count) {
+            self.write(token, *logprob);
+        }
+    }
 }
 
-/// Reads a part from text.
-fn read<'a>(text: &'a str, pen: &mut Pen<'_, 'a>, part: Part) -> Result<(), serde_json::Error> {
-    pen.read(part).deserialize(&mut serde_json::Deserializer::from_str(text))
+/// A list that has one element in most pieces of a stream; `null` elements are the default.
+#[derive(Default)]
+struct Few<T>(SmallVec<[T; 2]>);
+
+impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T>(PhantomData<T>);
+
+        impl<'de, T: Default + Deserialize<'de>> Visitor<'de> for List<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Few<T>, A::Error> {
+                let mut few = Few::default();
+                while let Some(element) = list.next_element::<Option<T>>()? {
+                    few.0.push(element.unwrap_or_default());
+                }
+                Ok(few)
+            }
+        }
+
+        deserializer.deserialize_seq(List(PhantomData))
+    }
 }
 
 /// Writes the entries, separated by commas and without brackets; how many there were. What is not understood is left
 /// out, since an answer is worth more than its log-probabilities.
 pub fn write(raw: &RawValue, alternatives: u8, out: &mut Vec<u8>) -> usize {
-    let mut pen = Pen { out, most: usize::from(alternatives), count: 0, top: Top::new() };
-    if read(raw.get(), &mut pen, Part::Chat).is_ok() {
-        return pen.count;
-    }
-    if let Ok(completion) = serde_json::from_str::<CompletionLogprobs>(raw.get()) {
-        for (place, (token, logprob)) in completion.tokens.iter().zip(&completion.token_logprobs).enumerate() {
-            if let Some(top) = completion.top_logprobs.as_ref().and_then(|all| all.get(place)) {
-                let _without_them_if_not_understood = read(top.get(), &mut pen, Part::Alternatives);
-            }
-            pen.write(token, logprob.unwrap_or_default());
-        }
-    }
+    let mut pen = Pen { out, most: usize::from(alternatives), count: 0, top: Top::default() };
+    let reader = pen.read(Part::Whole);
+    let _what_is_not_understood = reader.deserialize(&mut serde_json::Deserializer::from_str(raw.get()));
     pen.count
 }
 

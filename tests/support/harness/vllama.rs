@@ -315,10 +315,10 @@ impl Vllama {
         processes::signal(self.pid(), signal);
     }
 
-    /// Waits until vllama has ended.
+    /// Waits until vllama has ended, as long as for its start: a real engine on a busy machine takes its time for both.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.process.child;
-        eventually("vllama ends", async || child.try_wait().expect("the state of a child")).await
+        within(self.start_limit, "vllama ends", async || child.try_wait().expect("the state of a child")).await
     }
 
     /// Ends it by SIGKILL, and nothing else with it: what it had started lives on. The builder starts the next one in the
