@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30  # seconds: longest wait for any state
+PATIENCE = 60  # seconds: longest wait for any state; the machine may be busy
 PORT = 11434
 MODEL = "smollm2:135m"
 BIN = ROOT / "target/debug"
@@ -24,11 +24,15 @@ AS_PID_1 = [
     *("--tmpfs", "/run", "--tmpfs", "/tmp", "--tmpfs", "/run/lock", "--shm-size", "1g"),
 ]
 
-# For the tests: seen from outside of the container, and an engine whose tokens take time.
+# Users that systemd makes up (systemd.exec(5), DynamicUser=).
+DYNAMIC_USERS = range(61184, 65520)
+
+# For the tests: seen from outside of the container, and an engine whose tokens take time and which does not clean up.
 ENVIRONMENT = f"""\
 OLLAMA_HOST=0.0.0.0:{PORT}
-VLLAMA_ENGINE_ENV=FAKE_VLLM_TOKEN_RATE,FAKE_VLLM_LEAVE_FILES
+VLLAMA_ENGINE_ENV=FAKE_VLLM_TOKEN_RATE,FAKE_VLLM_LEAVE_FILES,FAKE_VLLM_STRAYS
 FAKE_VLLM_TOKEN_RATE=25
+FAKE_VLLM_STRAYS=2
 FAKE_VLLM_LEAVE_FILES=1
 """
 
@@ -151,13 +155,15 @@ class Machine:
         return int(self.shown("MainPID"))
 
     def processes(self):
-        """Names of all processes of vllama's and its engines', by pid; zombies too."""
-        found = {}
-        for line in self.inside("sh", "-c", "grep -s ^Name: /proc/[0-9]*/status; true").splitlines():
-            path, name = line.split(":", 1)
-            name = name.split(":")[1].strip()
-            if name.startswith(("vllama", "vllm", "VLLM", "fake-vllm")):
-                found[int(path.split("/")[2])] = name
+        """Names of all processes of vllama's user, by pid; zombies, too, and what has left its session."""
+        names, found = {}, {}
+        for line in self.inside("sh", "-c", "grep -sE '^(Name|Uid):' /proc/[0-9]*/status; true").splitlines():
+            path, field, value = line.split(":", 2)
+            pid = int(path.split("/")[2])
+            if field == "Name":
+                names[pid] = value.strip()
+            elif int(value.split()[1]) in DYNAMIC_USERS:
+                found[pid] = names[pid]
         return found
 
     def journal(self, since):
