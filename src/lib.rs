@@ -14,6 +14,7 @@
 //! One direction down, one direction back; nobody reaches over a neighbour. `tests/architecture.rs` reads the `use`
 //! lines and fails when a room looks where it may not.
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod config;

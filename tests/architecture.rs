@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, and the rooms each may look into. `cli` puts everything together.
 const MAY_KNOW: &[(&str, &[&str])] = &[
-    ("cli", &["api", "config", "engine", "gpu", "init", "model", "scheduler", "server", "telemetry"]),
-    ("config", &["model"]),
-    ("server", &["api", "telemetry"]),
-    ("api", &["scheduler", "model", "telemetry"]),
+    ("cli", &["access", "api", "config", "engine", "gpu", "init", "model", "scheduler", "server", "telemetry"]),
+    ("config", &["access", "model"]),
+    ("server", &["access", "api", "telemetry"]),
+    ("api", &["access", "scheduler", "model", "telemetry"]),
+    ("access", &["model"]),
     ("scheduler", &["engine", "model", "gpu"]),
     ("engine", &["init", "model"]),
     ("gpu", &["init"]),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use vllama::api::{Route, anthropic, ollama, openai};
 use vllama::server::OPERATORS;
+use vllama::telemetry::metrics::table::TABLE;
 
 /// Objects of the request types that are not the body of a request of their own, and the request they are part of.
 const PARTS: &[(&str, &str)] = &[("Message", "ChatRequest"), ("ToolCall", "ChatRequest"), ("Function", "ChatRequest")];
@@ -41,7 +42,7 @@ fn calls<'a>(routes: impl IntoIterator<Item = &'a Route>) -> BTreeSet<String> {
 
 fn native() -> BTreeSet<String> {
     let mut calls = calls(ollama::routes::ROUTES.iter().chain(ollama::routes::UPLOADS));
-    calls.extend(OPERATORS.iter().flat_map(|(path, _)| [format!("GET {path}"), format!("HEAD {path}")]));
+    calls.extend(OPERATORS.iter().flat_map(|(path, ..)| [format!("GET {path}"), format!("HEAD {path}")]));
     calls
 }
 
@@ -204,6 +205,49 @@ fn every_row_of_the_reference_names_tests_that_exist() {
     let text = read("docs/api.md").to_lowercase();
     for word in ["planned", "not yet", "todo", "to be done"] {
         assert!(!text.contains(word), "docs/api.md tells what is, not what will be: {word}");
+    }
+}
+
+/// The table of docs/metrics.md, as the code has it.
+fn table_of_metrics() -> String {
+    let mut table = "| metric | kind | labels | what it tells |\n|---|---|---|---|\n".to_owned();
+    for family in TABLE {
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, help) = (family.name, family.kind.word(), family.help);
+        table += &format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "));
+    }
+    table
+}
+
+/// `VLLAMA_BLESS=1 cargo test --test reference` writes the table anew.
+#[test]
+fn the_table_of_metrics_in_the_reference_is_that_of_the_code() {
+    let path = "docs/metrics.md";
+    let text = read(path);
+    let (before, rest) = text.split_once("<!-- table -->\n").expect("docs/metrics.md marks its table");
+    let (_, after) = rest.split_once("<!-- end of table -->").expect("docs/metrics.md marks the end of its table");
+    let expected = format!("{before}<!-- table -->\n{}<!-- end of table -->{after}", table_of_metrics());
+    if std::env::var_os("VLLAMA_BLESS").is_some() {
+        std::fs::write(root().join(path), &expected).expect("docs/metrics.md is written");
+    }
+    assert!(
+        read(path) == expected,
+        "docs/metrics.md is behind the code; VLLAMA_BLESS=1 cargo test --test reference writes it"
+    );
+}
+
+#[test]
+fn every_record_in_the_security_document_names_tests_that_exist() {
+    let functions = functions();
+    let text = read("docs/security.md");
+    let records: Vec<&str> = text.lines().filter(|line| line.starts_with("| CVE-")).collect();
+    assert!(records.len() > 15, "the records are found");
+    for record in records {
+        let tests = quoted(record.trim_matches('|').rsplit(" | ").next().unwrap_or_default());
+        assert!(!tests.is_empty(), "{record} names no test");
+        for test in tests {
+            assert!(functions.contains(&test), "there is no test {test}: {record}");
+        }
     }
 }
 

@@ -21,11 +21,14 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use crate::access::{Access, Grant};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
-use crate::model::{ModelName, Store};
-use crate::scheduler::{Scheduler, Snapshot};
-use crate::telemetry::{Facts, Health, Queue};
+use crate::model::{Installed, ModelName, Store};
+pub use crate::scheduler::Trace;
+use crate::scheduler::{KeepAlive, Lease, LeaseError, Origin, Scheduler, Snapshot};
+use crate::telemetry::metrics::{Format, House};
+use crate::telemetry::{Facts, Health, Metrics, Queue};
 
 pub use upload::{Refused, Upload};
 
@@ -49,6 +52,8 @@ pub struct App {
     pub context_length: Option<u64>,
     /// When vllama started.
     pub started: Instant,
+    /// Counts what `/metrics` tells.
+    pub metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -64,10 +69,40 @@ impl App {
         self.report(&self.scheduler.snapshot())
     }
 
+    /// The installed models that a request may see, newest first.
+    #[must_use]
+    pub fn visible(&self, grant: &Grant) -> Vec<Arc<Installed>> {
+        self.store.list().iter().filter(|model| grant.allows(&model.name)).cloned().collect()
+    }
+
     /// What waits and what runs, for people on call.
     #[must_use]
     pub fn queue(&self) -> Vec<Queue> {
         Queue::report(&self.scheduler.snapshot())
+    }
+
+    /// The page of `/metrics`. Takes at most a second, whatever the engines and the machine do.
+    pub async fn metrics(&self, format: Format) -> String {
+        let snapshot = self.scheduler.snapshot();
+        let ready = self.report(&snapshot).ready();
+        let house = House { snapshot: &snapshot, ready, store_bytes: self.store.bytes() };
+        self.metrics.page(&house, self.scheduler.meters(), format).await
+    }
+
+    /// Waits until the model's engine has a place for this request, and takes it.
+    ///
+    /// # Errors
+    /// [`LeaseError`].
+    pub async fn lease(
+        &self,
+        call: &Call,
+        model: &Arc<Installed>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Lease, LeaseError> {
+        let begun = Instant::now();
+        let lease = self.scheduler.lease(model, keep_alive).await?;
+        call.facts.set_waited(begun.elapsed());
+        Ok(lease)
     }
 
     fn report(&self, snapshot: &Snapshot) -> Health {
@@ -91,10 +126,24 @@ pub struct Call {
     pub upload: Upload,
     /// Identity of the request in the logs of vllama and of the engine.
     pub request_id: Arc<str>,
-    /// Where to note what the access log wants to know.
+    /// What the request may.
+    pub grant: Grant,
+    /// The trace that the request is part of.
+    pub trace: Option<Arc<Trace>>,
+    /// Where to note what the access log and the metrics want to know.
     pub facts: Arc<Facts>,
+    /// What the client wants to be answered in; empty when it does not say.
+    pub accept: String,
     /// When the head of the request had been read.
     pub arrived: Instant,
+}
+
+impl Call {
+    /// Where the request comes from, for the engine.
+    #[must_use]
+    pub fn origin(&self) -> Origin<'_> {
+        Origin { request_id: &self.request_id, trace: self.trace.as_deref() }
+    }
 }
 
 /// An answer. Its body may still be in the making; dropping it gives back the lease and stops the engine's work.
@@ -109,6 +158,8 @@ pub struct Route {
     pub methods: &'static [Method],
     /// The exact path; a `{…}` stands for any one part, a `{*…}` at its end for all the rest.
     pub path: &'static str,
+    /// What it asks of a key, where the server asks for keys.
+    pub access: Access,
     /// Answers the request.
     pub handler: fn(Arc<App>, Call) -> Answering,
     /// Refuses in the dialect's shape.

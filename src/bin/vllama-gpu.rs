@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
+use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use vllama::gpu::{Gpu, Reading};
@@ -108,6 +108,7 @@ fn figures(device: &Device<'_>) -> Gpu {
             .cuda_compute_capability()
             .ok()
             .and_then(|version| Some((u32::try_from(version.major).ok()?, u32::try_from(version.minor).ok()?))),
+        ecc_errors: device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
         power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1000.0),
     }
 }

@@ -6,6 +6,7 @@ mod explain;
 mod import;
 mod init;
 mod journal;
+mod key;
 mod planning;
 mod problem;
 mod progress;
@@ -39,6 +40,7 @@ pub fn main() -> ExitCode {
         }),
         Verb::Explain { model, config } => explain::run(&model, &config),
         Verb::Doctor(config) => doctor::run(&config),
+        Verb::Key(order) => key::run(order),
         Verb::Init(command) => init::run(command),
         Verb::Version => {
             println!("vllama {}", env!("CARGO_PKG_VERSION"));

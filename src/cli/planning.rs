@@ -52,6 +52,8 @@ pub(super) fn wishes_for_all(config: &Config) -> Wishes {
         extra_arguments: config.engine_arguments.clone(),
         cpu_cache_gib: config.cpu_cache_gib,
         frontend: config.engine_frontend,
+        // Keys have priorities, which may change while an engine runs.
+        priorities: config.keys.is_some(),
         ..Wishes::default()
     }
 }

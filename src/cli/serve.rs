@@ -3,6 +3,7 @@
 mod doors;
 mod engines;
 mod keep_alives;
+mod keys;
 mod notify;
 mod preflight;
 mod reload;
@@ -18,9 +19,11 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use doors::Sockets;
+use keys::Keys;
 use notify::Notifier;
 use reload::{Reload, Wanted};
 
+use super::doctor;
 use super::journal;
 use super::planning;
 use super::problem::Problem;
@@ -35,7 +38,9 @@ use crate::model::python::Python;
 use crate::model::{Installed, Store};
 use crate::scheduler::{self, Scheduler};
 use crate::server::{self, Phase};
+use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Format};
+use crate::telemetry::metrics::Machine;
 
 /// How long connections may take to close once nobody waits for them any more.
 const HURRY: Duration = Duration::from_millis(500);
@@ -61,6 +66,7 @@ struct Ground {
     progress: Arc<Progress>,
     spawner: Spawner,
     pulse: Pulse,
+    keys: Option<Arc<Keys>>,
     /// Held as long as vllama runs.
     _run_lock: run_directory::Lock,
 }
@@ -88,9 +94,13 @@ fn start(config: Config) -> Result<i32, Problem> {
     let wanted = Wanted::new(config)?;
     preflight::engine(&wanted.config)?;
     let sockets = doors::open(&wanted.config, inherited)?;
+    let keys = Keys::open(&wanted.config)?.map(Arc::new);
+    if keys.is_none() {
+        keys::warn_if_open(&sockets.addresses());
+    }
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper, pulse) = (init.spawner(), init.stopper(), init.pulse());
-    let ground = Ground { wanted, sockets, store, model, progress, spawner, pulse, _run_lock: run_lock };
+    let ground = Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock: run_lock };
     std::thread::Builder::new()
         .name("vllama".into())
         .spawn(move || {
@@ -118,13 +128,13 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 }
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
-    let Ground { wanted, sockets, store, model, progress, spawner, pulse, _run_lock } = ground;
+    let Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock } = ground;
     let config = wanted.config.clone();
     let no_model = match store.list().is_empty() {
         true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
         false => "no model is loaded before somebody asks for one",
     };
-    let address = sockets.address(&config);
+    let (address, monitoring) = (sockets.address(&config), sockets.monitoring());
     let doors = match sockets.doors() {
         Ok(doors) => doors,
         Err(error) => {
@@ -146,6 +156,8 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
     let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
+    let version = doctor::engine_version(&config.engine).unwrap_or_default();
+    let machine = Machine::new(gpus.clone(), &config.models, &config.state, version);
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
@@ -156,18 +168,37 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         stopping: AtomicBool::new(false),
         context_length: config.context_length,
         started: begun,
+        metrics: Arc::new(Metrics::new(machine)),
     });
     if let Some(model) = &model {
         scheduler.load(model).await;
     }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config)));
-    let server = tokio::spawn(server::serve(doors, app.clone(), server_seen, phase_seen));
+    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, keys.as_deref())));
+    let (_monitored, always) = watch::channel(Phase::Serving);
+    if let Some(door) = doors.monitoring {
+        // To the very end: how a drain goes is worth watching too.
+        tokio::spawn(server::serve_monitoring(door, app.clone(), server_seen.clone(), always));
+    }
+    let server = tokio::spawn(server::serve(doors.clients, app.clone(), server_seen, phase_seen));
     notifier.say("READY=1");
     tokio::spawn(notifier.clone().keep_telling(scheduler.clone(), config.service.watchdog, pulse));
-    let reload = Arc::new(Reload { started: config, wanted, server: server_wanted, scheduler: scheduler.clone() });
-    progress.event(&json!({"event": "listening", "address": address.to_string()}));
+    if let Some(keys) = &keys {
+        tokio::spawn(keys.clone().watch());
+    }
+    let reload = Arc::new(Reload {
+        started: config,
+        wanted,
+        server: server_wanted,
+        scheduler: scheduler.clone(),
+        keys: keys.clone(),
+    });
+    let metrics = monitoring.map(|address| address.to_string());
+    progress.event(&json!({"event": "listening", "address": address.to_string(), "metrics": metrics}));
     progress.say(&format!("vllama {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
+    if let Some(address) = metrics {
+        progress.say(&format!("metrics are on http://{address}/metrics"));
+    }
     if model.is_none() {
         progress.say(no_model);
     }
@@ -186,6 +217,10 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     // Nobody waits for gigabytes; what has come is there when vllama is back.
     pulls.close().await;
     stop(&scheduler, server, drain, &mut signals).await;
+    if let Some(keys) = keys {
+        // A panic in it has been logged.
+        let _ = tokio::task::spawn_blocking(move || keys.note()).await;
+    }
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
     0
@@ -227,8 +262,9 @@ fn limits(config: &Config) -> scheduler::Limits {
     }
 }
 
-fn server_settings(config: &Config) -> server::Settings {
+fn server_settings(config: &Config, keys: Option<&Keys>) -> server::Settings {
     server::Settings {
+        gate: keys.map(|keys| keys.gate.clone()),
         stall_timeout: config.stall_limit,
         body_limit: config.body_limit,
         upload_limit: config.blob_limit,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, File};
+use super::key::{self, KeyOrder};
 use super::{Config, ConfigError, SETTINGS, Service, Setting, Voice, host, ollama};
 use crate::model::ModelName;
 use crate::model::plan::FrontendWish;
@@ -39,6 +40,8 @@ pub enum Verb {
     },
     /// Tell whether an engine could run here, and what to do where it could not.
     Doctor(Box<Config>),
+    /// Add, list or revoke keys.
+    Key(KeyOrder),
     /// Run one command below an init.
     Init(Vec<OsString>),
     /// Tell the version.
@@ -84,6 +87,7 @@ pub fn parse(
             let model = matches.get_one::<String>("what").cloned().unwrap_or_default();
             Ok(Verb::Explain { model, config: Box::new(config(matches, environment)?) })
         }
+        Some(("key", matches)) => Ok(Verb::Key(key::read(matches, &environment)?)),
         Some(("doctor", matches)) => Ok(Verb::Doctor(Box::new(config(matches, environment)?))),
         Some(("init", matches)) => {
             Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
@@ -165,7 +169,15 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .max_term_width(110)
         .after_help("Exit codes: 0 ok, 1 failed, 2 wrong input.")
-        .subcommands([serve, import, explain, doctor, init, Command::new("version").about("Tell the version")])
+        .subcommands([
+            serve,
+            import,
+            explain,
+            doctor,
+            key::command(),
+            init,
+            Command::new("version").about("Tell the version"),
+        ])
 }
 
 fn with_settings(command: Command) -> Command {
@@ -184,10 +196,10 @@ fn with_settings(command: Command) -> Command {
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The values of all settings, as text.
-struct Values<'a> {
-    matches: &'a ArgMatches,
-    environment: &'a HashMap<String, String>,
-    file: &'a File,
+pub(super) struct Values<'a> {
+    pub matches: &'a ArgMatches,
+    pub environment: &'a HashMap<String, String>,
+    pub file: &'a File,
 }
 
 impl Values<'_> {
@@ -209,7 +221,7 @@ impl Values<'_> {
     }
 
     /// A path, made absolute: engines run in another directory.
-    fn path(&self, flag: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, flag: &str) -> Option<PathBuf> {
         self.text(flag).map(|path| std::path::absolute(&path).unwrap_or_else(|_| path.into()))
     }
 
@@ -297,7 +309,8 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
     let quiet = matches.get_flag("quiet");
     Ok(Config {
         model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
-        listen: host::parse(&values.text("host").unwrap_or_default())?,
+        listen: host::parse(&values.text("host").unwrap_or_default(), host::CLIENTS)?,
+        metrics_listen: values.text("metrics-listen").map(|text| host::parse(&text, host::MONITORING)).transpose()?,
         models: values.path("models-dir").unwrap_or_else(|| state.join("models")),
         base_models: values.path("base-models-dir").unwrap_or_else(|| "/usr/share/vllama/models".into()),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
@@ -321,6 +334,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
         blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),
         max_connections: size(values.number("max-connections")?.unwrap_or(4096)),
+        keys: values.path("keys"),
         origins: values
             .text("origins")
             .unwrap_or_default()

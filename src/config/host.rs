@@ -1,19 +1,33 @@
-//! `OLLAMA_HOST`: `[scheme://]host[:port][/path]` (ollama-api §8.4).
+//! Addresses to listen on, as `OLLAMA_HOST` has them: `[scheme://]host[:port][/path]` (ollama-api §8.4).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::ConfigError;
 
-const DEFAULT_PORT: u16 = 11434;
+/// A setting that is an address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listening {
+    /// How it is set, for errors.
+    setting: &'static str,
+    /// The port where none is given.
+    port: u16,
+}
+
+/// Where clients come in.
+pub(super) const CLIENTS: Listening = Listening { setting: "OLLAMA_HOST or --host", port: 11434 };
+/// Where monitoring comes in.
+pub(super) const MONITORING: Listening =
+    Listening { setting: "VLLAMA_METRICS_LISTEN or --metrics-listen", port: 11435 };
 
 /// The address to listen on. Names other than `localhost` are refused: a static binary has no resolver to trust.
-pub(super) fn parse(text: &str) -> Result<SocketAddr, ConfigError> {
+pub(super) fn parse(text: &str, listening: Listening) -> Result<SocketAddr, ConfigError> {
+    let wrong = |text: &str, why: &str| listening.wrong(text, why);
     let text = text.trim().trim_matches(['"', '\'']).trim();
     let (rest, default_port) = match text.split_once("://") {
         Some(("http", rest)) => (rest, 80),
         Some(("https", rest)) => (rest, 443),
         Some((scheme, _)) => return Err(wrong(text, &format!("'{scheme}' is neither http nor https"))),
-        None => (text, DEFAULT_PORT),
+        None => (text, listening.port),
     };
     let authority = rest.split('/').next().unwrap_or_default();
     let (host, port) = split(authority);
@@ -43,10 +57,13 @@ fn split(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn wrong(text: &str, why: &str) -> ConfigError {
-    ConfigError(format!(
-        "cannot listen on '{text}': {why}; set OLLAMA_HOST or --host to an address such as 127.0.0.1:11434 or 0.0.0.0"
-    ))
+impl Listening {
+    fn wrong(self, text: &str, why: &str) -> ConfigError {
+        let Self { setting, port } = self;
+        ConfigError(format!(
+            "cannot listen on '{text}': {why}; set {setting} to an address such as 127.0.0.1:{port} or 0.0.0.0"
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -69,15 +86,18 @@ mod tests {
             ("::1", "[::1]:11434"),
             (" \"127.0.0.1:0\" ", "127.0.0.1:0"),
         ] {
-            assert_eq!(parse(text).map(|address| address.to_string()), Ok(address.to_owned()), "{text}");
+            assert_eq!(parse(text, CLIENTS).map(|address| address.to_string()), Ok(address.to_owned()), "{text}");
         }
     }
 
     #[test]
     fn what_cannot_be_listened_on_is_refused_with_what_to_do() {
         for text in ["example.com", "127.0.0.1:99999", "ftp://127.0.0.1", "127.0.0.1:x"] {
-            let error = parse(text).expect_err(text).0;
-            assert!(error.contains("OLLAMA_HOST"), "{error}");
+            for (listening, variable) in [(CLIENTS, "OLLAMA_HOST"), (MONITORING, "VLLAMA_METRICS_LISTEN")] {
+                let error = parse(text, listening).expect_err(text).0;
+                assert!(error.contains(variable), "{error}");
+            }
         }
+        assert_eq!(parse("0.0.0.0", MONITORING).map(|address| address.port()), Ok(11435));
     }
 }

@@ -1,11 +1,13 @@
 //! What the operator wants: flags over environment over file over defaults, parsed once into one frozen [`Config`].
 //!
 //! In: the command line, the environment and the configuration file; this is the only room that reads the environment.
-//! Out: a [`Verb`] or a [`ConfigError`]. Knows no other room but the names of models and what plans can be asked for.
+//! Out: a [`Verb`] or a [`ConfigError`]. Knows no other rooms but for the names of models, what plans can be asked for, and what keys
+//! may be.
 
 mod arguments;
 mod file;
 mod host;
+mod key;
 mod models;
 mod ollama;
 mod service;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use arguments::{Verb, parse};
+pub use key::{KeyAction, KeyOrder};
 pub use models::{ModelSettings, Size};
 pub use service::{Service, journal};
 pub use settings::{SETTINGS, Setting};
@@ -32,6 +35,8 @@ pub struct Config {
     pub model: Option<ModelName>,
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// A second address, for `/metrics` and `/health` alone.
+    pub metrics_listen: Option<SocketAddr>,
     /// Directory of the models.
     pub models: PathBuf,
     /// Directory of models that are only read, below the others; may be missing.
@@ -83,6 +88,8 @@ pub struct Config {
     pub blob_limit: u64,
     /// Most connections at a time.
     pub max_connections: usize,
+    /// The key file; `None` = no keys are asked for.
+    pub keys: Option<PathBuf>,
     /// Browser origins allowed beside the local ones.
     pub origins: Vec<String>,
     /// Whether logs are JSON.

@@ -33,6 +33,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!("host", ["OLLAMA_HOST"], "ADDRESS", "127.0.0.1:11434", "address to listen on; port 0 takes a free one"),
     setting!(
+        "metrics-listen",
+        ["VLLAMA_METRICS_LISTEN"],
+        "ADDRESS",
+        "off",
+        "a second address that serves /metrics and /health alone, without keys: 127.0.0.1:11435"
+    ),
+    setting!(
         "models-dir",
         ["VLLAMA_MODELS", "OLLAMA_MODELS"],
         "DIR",
@@ -135,6 +142,13 @@ pub const SETTINGS: &[Setting] = &[
     setting!("max-body", ["VLLAMA_MAX_BODY"], "MIB", "64", "largest request body"),
     setting!("max-blob", ["VLLAMA_MAX_BLOB"], "GIB", "1024", "largest uploaded file"),
     setting!("max-connections", ["VLLAMA_MAX_CONNECTIONS"], "NUMBER", "4096", "most connections at a time"),
+    setting!(
+        "keys",
+        ["VLLAMA_KEYS"],
+        "FILE",
+        "",
+        "ask every request for a key of this file; it is made with a first key if it is not there (see `vllama key`)"
+    ),
     setting!("origins", ["OLLAMA_ORIGINS"], "LIST", "", "browser origins allowed beside the local ones, with commas"),
     setting!(
         "log",

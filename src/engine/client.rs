@@ -16,6 +16,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Limited};
 
 use super::heartbeat::{InFlight, Pulse};
+use super::trace::Trace;
 use super::wire::{Connection, Framing, piece};
 
 /// Longest answer that [`Client::get`] reads, in bytes.
@@ -41,6 +42,21 @@ pub enum EngineGone {
     Poisoned,
 }
 
+/// Where a request comes from, for the engine's own records.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'a> {
+    /// Its identity in the engine's log; empty = the engine makes one up.
+    pub request_id: &'a str,
+    /// The trace it is part of.
+    pub trace: Option<&'a Trace>,
+}
+
+impl<'a> From<&'a str> for Origin<'a> {
+    fn from(request_id: &'a str) -> Self {
+        Self { request_id, trace: None }
+    }
+}
+
 /// The body of a request.
 #[derive(Clone, Debug)]
 pub struct Content {
@@ -48,11 +64,13 @@ pub struct Content {
     pub kind: Cow<'static, str>,
     /// The bytes.
     pub bytes: Bytes,
+    /// Which requests the engine takes first, where it goes by that: the lower number; `None` = as the request itself says.
+    pub priority: Option<i32>,
 }
 
 impl From<Bytes> for Content {
     fn from(json: Bytes) -> Self {
-        Self { kind: Cow::Borrowed(JSON), bytes: json }
+        Self { kind: Cow::Borrowed(JSON), bytes: json, priority: None }
     }
 }
 
@@ -86,10 +104,10 @@ impl Client {
         &self,
         path: &'static str,
         content: impl Into<Content>,
-        request_id: &str,
+        origin: impl Into<Origin<'_>>,
     ) -> Result<Response<EngineBody>, EngineGone> {
         let in_flight = self.pool.pulse.request();
-        let mut answer = self.send("POST", path, &content.into(), request_id).await?;
+        let mut answer = self.send("POST", path, &content.into(), origin.into()).await?;
         in_flight.beat();
         answer.body_mut().in_flight = Some(in_flight);
         Ok(answer)
@@ -105,9 +123,17 @@ impl Client {
     /// # Errors
     /// [`EngineGone`] when the engine cannot be reached, hangs up or says more than it should.
     pub async fn get(&self, path: &'static str) -> Result<(StatusCode, Bytes), EngineGone> {
-        let response = self.send("GET", path, &Bytes::new().into(), "").await?;
+        self.get_within(path, WHOLE_LIMIT).await
+    }
+
+    /// The same with another limit of the answer's body, in bytes.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_within(&self, path: &'static str, limit: usize) -> Result<(StatusCode, Bytes), EngineGone> {
+        let response = self.send("GET", path, &Bytes::new().into(), Origin::default()).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), WHOLE_LIMIT).collect().await.map_err(|_| EngineGone::HungUp)?;
+        let body = Limited::new(response.into_body(), limit).collect().await.map_err(|_| EngineGone::HungUp)?;
         Ok((status, body.to_bytes()))
     }
 
@@ -115,13 +141,20 @@ impl Client {
         &self,
         method: &'static str,
         path: &'static str,
-        Content { kind, bytes: body }: &Content,
-        request_id: &str,
+        Content { kind, bytes: body, priority }: &Content,
+        Origin { request_id, trace }: Origin<'_>,
     ) -> Result<Response<EngineBody>, EngineGone> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: {kind}\r\n");
         // What could break the head does not get into it.
         if !request_id.is_empty() && request_id.bytes().all(|byte| byte.is_ascii_graphic()) {
             head.extend(["x-request-id: ", request_id, "\r\n"]);
+        }
+        if let Some(priority) = priority {
+            head.extend(["x-vllm-priority: ", &priority.to_string(), "\r\n"]);
+        }
+        if let Some(trace) = trace {
+            head.extend(["traceparent: ", trace.parent(), "\r\n"]);
+            trace.state().iter().for_each(|state| head.extend(["tracestate: ", state, "\r\n"]));
         }
         let head = head.into_bytes();
         let (connection, head) = loop {

@@ -18,11 +18,13 @@ mod sleeping;
 pub mod startup;
 pub mod status;
 mod stop;
+pub mod trace;
 mod wire;
 
-pub use client::{Client, Content, EngineBody, EngineGone};
+pub use client::{Client, Content, EngineBody, EngineGone, Origin};
 pub use command::Installation;
 pub use failure::Failure;
 pub use lifecycle::{Engine, Settings};
 pub use startup::Phase;
 pub use status::{State, Status};
+pub use trace::Trace;

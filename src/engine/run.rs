@@ -128,6 +128,7 @@ impl Supervisor {
             Outcome::Wedged(Wedged { silence, requests }) => {
                 let what = if requests == 1 { "a request was" } else { &format!("{requests} requests were") };
                 let seconds = silence.as_secs();
+                self.change(|status| status.wedges += 1);
                 let message = format!(
                     "the engine hung: no step and no token for {seconds} s while {what} running; see vllm.log, or allow \
                      more with --heartbeat"
@@ -196,6 +197,7 @@ impl Supervisor {
                     generation.note_segments(&leader.session.members());
                     let took = begun.elapsed();
                     self.change(|status| {
+                        status.start_phases = startup.phases(begun + took);
                         status.startup = None;
                         status.max_model_len = max_model_len;
                         status.start_took = Some(took);

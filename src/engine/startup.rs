@@ -71,6 +71,8 @@ impl Phase {
 pub struct Startup {
     phase: Phase,
     entered: Instant,
+    /// The phases that are over, and how long they took.
+    over: Vec<(Phase, Duration)>,
     /// Share of the phase that a progress bar in the log has told, 0–1.
     told: f32,
 }
@@ -102,7 +104,7 @@ impl Startup {
     /// A start that begins now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { phase: Phase::Importing, entered: now, told: 0.0 }
+        Self { phase: Phase::Importing, entered: now, over: Vec::new(), told: 0.0 }
     }
 
     /// Takes in one line of the engine's log and tells whether it meant progress. Phases only move forward.
@@ -110,7 +112,9 @@ impl Startup {
         let Some((_, phase)) = MARKS.iter().find(|(mark, _)| line.contains(mark)) else { return false };
         let entered = *phase > self.phase;
         if entered {
-            *self = Self { phase: *phase, entered: now, told: 0.0 };
+            let mut over = std::mem::take(&mut self.over);
+            over.push((self.phase, now.saturating_duration_since(self.entered)));
+            *self = Self { phase: *phase, entered: now, over, told: 0.0 };
         }
         let told = percent_in(line).filter(|_| *phase == self.phase).map_or(0.0, |percent| percent / 100.0);
         let moved = told > self.told;
@@ -122,6 +126,13 @@ impl Startup {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// How long each phase took of a start that has come to its end at `now`; those that the log did not tell of are absent.
+    #[must_use]
+    pub fn phases(&self, now: Instant) -> Vec<(&'static str, Duration)> {
+        let last = (self.phase, now.saturating_duration_since(self.entered));
+        self.over.iter().chain([&last]).map(|(phase, took)| (phase.label(), *took)).collect()
     }
 
     /// Progress of the whole start at `now`, 0–99. Between the lines it moves with the time a phase usually takes, ever
@@ -173,6 +184,15 @@ mod tests {
             last = percent;
         }
         assert!(last >= 95);
+        let phases = startup.phases(begin + Duration::from_secs(70));
+        let [(first, importing), .., (finishing, end)] = phases.as_slice() else {
+            panic!("several phases: {phases:?}")
+        };
+        assert_eq!(
+            (*first, importing.as_secs(), *finishing, end.as_secs()),
+            ("importing vLLM", 20, "opening the server", 4)
+        );
+        assert_eq!(phases.iter().map(|(_, took)| *took).sum::<Duration>(), Duration::from_secs(70));
     }
 
     #[test]

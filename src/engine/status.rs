@@ -62,6 +62,8 @@ pub struct Status {
     pub generation: u64,
     /// Starts after a death nobody asked for.
     pub restarts: u64,
+    /// Times it was ended because it did nothing though it had requests.
+    pub wedges: u64,
     /// Deaths since it was last ready.
     pub failures_in_a_row: u32,
     /// The last death, or the last sleep that failed, until it is ready again or was asked to stop.
@@ -72,6 +74,8 @@ pub struct Status {
     pub max_model_len: Option<u64>,
     /// Time the last start took.
     pub start_took: Option<Duration>,
+    /// How long each phase of that start took, as far as its log told.
+    pub start_phases: Vec<(&'static str, Duration)>,
     /// Bytes of main memory its processes held when they were last measured, each shared page counted once; `None` before
     /// the first measurement of a generation and after its end.
     pub measured_bytes: Option<u64>,
@@ -97,11 +101,13 @@ impl Default for Status {
             startup: None,
             generation: 0,
             restarts: 0,
+            wedges: 0,
             failures_in_a_row: 0,
             failure: None,
             client: None,
             max_model_len: None,
             start_took: None,
+            start_phases: Vec::new(),
             measured_bytes: None,
             peak_memory_bytes: None,
             session: None,

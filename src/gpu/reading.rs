@@ -34,6 +34,8 @@ pub struct Gpu {
     pub power: Option<f64>,
     /// CUDA compute capability, e.g. `[9, 0]`.
     pub compute_capability: Option<(u32, u32)>,
+    /// Memory errors that could not be corrected since the driver was loaded.
+    pub ecc_errors: Option<u64>,
 }
 
 #[cfg(test)]
@@ -50,7 +52,7 @@ mod tests {
             ..Gpu::default()
         };
         let reading = Reading { gpus: vec![gpu], reason: None };
-        let line = r#"{"gpus":[{"name":"A","uuid":null,"memory_total":1,"memory_used":null,"memory_free":null,"utilization":null,"temperature":null,"power":70.5,"compute_capability":[8,9]}]}"#;
+        let line = r#"{"gpus":[{"name":"A","uuid":null,"memory_total":1,"memory_used":null,"memory_free":null,"utilization":null,"temperature":null,"power":70.5,"compute_capability":[8,9],"ecc_errors":null}]}"#;
         assert_eq!(serde_json::to_string(&reading).ok().as_deref(), Some(line));
         assert_eq!(serde_json::from_str(line).ok(), Some(reading));
     }

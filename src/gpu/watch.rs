@@ -1,6 +1,7 @@
 //! Keeps `vllama-gpu` running and the latest reading at hand.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
@@ -56,6 +57,12 @@ struct Shared {
     /// Told with every reading.
     told: Condvar,
     fresh: Duration,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Watch").field("latest", &self.latest()).finish()
+    }
 }
 
 impl Watch {

@@ -1,10 +1,13 @@
 //! What the scheduler's task tells everybody.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::snapshot::DeviceSnapshot;
 use super::{KeepAlive, LeaseError};
 use crate::engine::Status;
 use crate::model::Installed;
@@ -48,6 +51,44 @@ impl Default for Book {
     }
 }
 
+/// The scheduler's side of the whole house.
+#[derive(Clone, Debug, Default)]
+pub(super) struct House {
+    /// What engines run on.
+    pub devices: Vec<DeviceSnapshot>,
+    /// Times a loaded model went to make room for another.
+    pub swaps: u64,
+    /// Times a model in use took no new requests to make room for another.
+    pub drains: u64,
+}
+
+/// What has happened to an engine so often.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Totals {
+    /// It was started.
+    pub starts: u64,
+    /// It was started after a crash, by what had happened.
+    pub restarts: BTreeMap<&'static str, u64>,
+    /// It was ended because it did nothing.
+    pub wedges: u64,
+}
+
+impl Totals {
+    /// What an engine tells of itself.
+    pub fn of(status: &Status) -> Self {
+        let restarts = (status.restarts > 0).then_some(("died", status.restarts));
+        Self { starts: status.generation, restarts: restarts.into_iter().collect(), wedges: status.wedges }
+    }
+
+    /// With what has happened to the engines before it.
+    pub fn and(mut self, before: &Self) -> Self {
+        self.starts += before.starts;
+        self.wedges += before.wedges;
+        before.restarts.iter().for_each(|(failure, count)| *self.restarts.entry(failure).or_default() += count);
+        self
+    }
+}
+
 /// One engine, as those see it who watch.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
@@ -59,6 +100,10 @@ pub(super) struct Member {
     pub on_gpu: bool,
     /// What the engine says; `None` before its first start.
     pub status: Option<watch::Receiver<Status>>,
+    /// What has happened to the engines that served the same before this one was made.
+    pub before: Totals,
+    /// Requests that were asked again.
+    pub replayed: Arc<AtomicU64>,
     /// What the scheduler says.
     pub book: watch::Receiver<Book>,
 }

@@ -69,6 +69,17 @@ impl Devices {
         }
     }
 
+    /// What each is called, in the order of their budgets.
+    pub(super) fn names(&self) -> Vec<String> {
+        match self {
+            Self::Cpu(_) => vec!["cpu".to_owned()],
+            Self::Gpus { .. } => match self.gpus() {
+                gpus if gpus.is_empty() => vec!["gpu".to_owned()],
+                gpus => gpus.into_iter().map(|(number, _)| number).collect(),
+            },
+        }
+    }
+
     /// Whether their number is known, so that engines can be told which to use.
     pub(super) fn are_known(&self) -> bool {
         match self {

@@ -2,12 +2,13 @@
 //! [core](super::core).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::LeaseError;
-use super::book::{Book, Member};
+use super::book::{Book, Member, Totals};
 use super::core::{EngineId, Needs, Report, Stage};
 use super::factory::{Factory, needs};
 use super::figures::{self, Figures};
@@ -37,6 +38,10 @@ pub(super) struct Held {
     pub guards: usize,
     /// What its requests have done to it.
     pub suspects: Arc<Suspects>,
+    /// Requests that were asked again because it had died.
+    pub replayed: Arc<AtomicU64>,
+    /// What has happened to the engines that were made for it before this one.
+    before: Totals,
     plan: Plan,
     /// Made at its first start.
     engine: Option<(Engine, watch::Receiver<Status>)>,
@@ -64,6 +69,8 @@ impl Held {
             retiring: Vec::new(),
             guards: 0,
             suspects: Arc::default(),
+            replayed: Arc::default(),
+            before: Totals::default(),
             engine: None,
             used_before: None,
             reported: None,
@@ -94,6 +101,8 @@ impl Held {
             key: self.key.as_str().into(),
             on_gpu: self.plan.device == Device::Cuda,
             status: self.status().cloned(),
+            before: self.before.clone(),
+            replayed: self.replayed.clone(),
             book: self.book.subscribe(),
         }
     }
@@ -128,7 +137,9 @@ impl Held {
             let engine = (factory.engine)(&self.model, plan.clone());
             let status = engine.status();
             tokio::spawn(tell_changes(id, status.clone(), commands.clone()));
-            self.engine = Some((engine, status));
+            if let Some((_, last)) = self.engine.replace((engine, status)) {
+                self.before = Totals::of(&last.borrow()).and(&self.before);
+            }
             self.plan = plan;
             self.timed = 0;
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
-use super::book::{Book, Member};
+use super::book::{Book, House, Member};
 use super::core::{Action, Core, EngineId, Event, Rules, Seat, Ticket};
 use super::factory::Factory;
 use super::figures::Figures;
@@ -16,6 +16,7 @@ use super::held::Held;
 use super::lease::Lease;
 use super::refusal::in_words;
 use super::retire::Retired;
+use super::snapshot::DeviceSnapshot;
 use super::{KeepAlive, LeaseError, Limits};
 use crate::engine::Engine;
 use crate::model::Installed;
@@ -58,6 +59,16 @@ pub(super) enum Command {
     },
 }
 
+/// What the task tells everybody.
+pub(super) struct Public {
+    /// All engines.
+    pub members: watch::Sender<Arc<[Member]>>,
+    /// What they run on.
+    pub house: watch::Sender<House>,
+    /// Counts the changes of all engines.
+    pub changes: watch::Sender<u64>,
+}
+
 /// The scheduler's task.
 pub(super) struct Keeper {
     core: Core,
@@ -70,9 +81,9 @@ pub(super) struct Keeper {
     next: EngineId,
     waiting: HashMap<Ticket, (EngineId, oneshot::Sender<Result<Lease, LeaseError>>)>,
     stopping: Vec<oneshot::Sender<()>>,
-    members: watch::Sender<Arc<[Member]>>,
-    /// Counts the changes of all engines.
-    changes: watch::Sender<u64>,
+    public: Public,
+    /// What the devices are called.
+    devices: Vec<String>,
     /// When to look for the GPUs next; `None` once they are known.
     look_for_devices: Option<Instant>,
 }
@@ -84,12 +95,12 @@ impl Keeper {
         replays: u32,
         figures: Figures,
         commands: mpsc::WeakUnboundedSender<Command>,
-        members: watch::Sender<Arc<[Member]>>,
-        changes: watch::Sender<u64>,
+        public: Public,
     ) -> Self {
         let look_for_devices = (!factory.devices.are_known()).then(Instant::now);
         Self {
             core: Core::new(rules, factory.devices.budgets()),
+            devices: factory.devices.names(),
             replays,
             factory,
             figures,
@@ -99,8 +110,7 @@ impl Keeper {
             next: 0,
             waiting: HashMap::new(),
             stopping: Vec::new(),
-            members,
-            changes,
+            public,
             look_for_devices,
         }
     }
@@ -248,6 +258,7 @@ impl Keeper {
         }
         if self.factory.devices.are_known() {
             self.look_for_devices = None;
+            self.devices = self.factory.devices.names();
             self.tell(Event::Devices(self.factory.devices.budgets()));
         } else {
             self.look_for_devices = Some(now + LOOK_FOR_DEVICES);
@@ -256,7 +267,7 @@ impl Keeper {
 
     /// Tells the core what an engine does now, and notes what it needs.
     fn engine_changed(&mut self, engine: EngineId) {
-        self.changes.send_modify(|count| *count += 1);
+        self.public.changes.send_modify(|count| *count += 1);
         let Some(held) = self.held.get_mut(&engine) else { return };
         let place = self.core.seat(engine).map_or(&[][..], |seat| &seat.place);
         if held.measure(place, &self.factory, &mut self.figures) {
@@ -340,6 +351,7 @@ impl Keeper {
             served_name: held.served_name.clone(),
             replays: self.replays,
             suspects: held.suspects.clone(),
+            replayed: held.replayed.clone(),
             commands: self.commands.clone(),
         };
         // A client that is gone drops the lease, which then comes back as released.
@@ -349,7 +361,7 @@ impl Keeper {
     fn publish_members(&self) {
         let mut members: Vec<_> = self.held.iter().collect();
         members.sort_by_key(|(engine, _)| **engine);
-        self.members.send_replace(members.into_iter().map(|(_, held)| held.member()).collect());
+        self.public.members.send_replace(members.into_iter().map(|(_, held)| held.member()).collect());
     }
 
     /// Why an engine that is down can never be started, if it cannot.
@@ -364,6 +376,11 @@ impl Keeper {
 
     fn publish(&self) {
         let now = Instant::now();
+        let (swaps, drains) = self.core.moves();
+        let device =
+            |((budget, used), name): ((Option<u64>, u64), &String)| DeviceSnapshot { name: name.clone(), budget, used };
+        let devices = self.core.devices().into_iter().zip(&self.devices).map(device).collect();
+        self.public.house.send_replace(House { devices, swaps, drains });
         for (engine, held) in &self.held {
             if let Some(seat) = self.core.seat(*engine) {
                 held.book.send_replace(Book {

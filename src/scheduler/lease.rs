@@ -1,6 +1,7 @@
 //! The whole contract between scheduler and dialects.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
@@ -11,7 +12,7 @@ use super::core::EngineId;
 use super::held::hopeless;
 use super::keeper::Command;
 use super::suspects::Suspects;
-use crate::engine::{Client, Content, EngineBody, EngineGone, State, Status};
+use crate::engine::{Client, Content, EngineBody, EngineGone, Origin, State, Status};
 
 /// Longest time from a death until it shows in the engine's status.
 const DEATH_SHOWS: Duration = Duration::from_secs(1);
@@ -28,6 +29,8 @@ pub struct Lease {
     /// Times a request may be asked again after a death.
     pub(super) replays: u32,
     pub(super) suspects: Arc<Suspects>,
+    /// Counts the requests that were asked again.
+    pub(super) replayed: Arc<AtomicU64>,
     /// Weak, so that a forgotten lease does not keep the scheduler's task alive.
     pub(super) commands: mpsc::WeakUnboundedSender<Command>,
 }
@@ -58,9 +61,10 @@ impl Lease {
         &self,
         path: &'static str,
         content: impl Into<Content>,
-        request_id: &str,
+        origin: impl Into<Origin<'_>>,
     ) -> Result<Response<EngineBody>, EngineGone> {
-        let content = content.into();
+        let (content, origin) = (content.into(), origin.into());
+        let request_id = origin.request_id;
         if self.suspects.knows(path, &content.bytes, Instant::now()) {
             return Err(EngineGone::Poisoned);
         }
@@ -69,7 +73,7 @@ impl Lease {
         let mut turn = None;
         loop {
             let (client, generation) = self.client_after(dead).await?;
-            let asking = begin(&client, path, content.clone(), request_id);
+            let asking = begin(&client, path, content.clone(), origin);
             let (answer, own_turn) = in_turn(asking, turn.take()).await;
             let gone = match answer {
                 Ok(answer) => return Ok(answer),
@@ -100,9 +104,11 @@ impl Lease {
                     return gone.into_answer();
                 }
                 deaths -= 1;
+                self.replayed.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
             tracing::warn!(request_id, path, "the engine died before it answered; the request is asked again");
+            self.replayed.fetch_add(1, Ordering::Relaxed);
             turn = self.suspects.turn().await;
         }
     }
@@ -156,10 +162,10 @@ async fn begin(
     client: &Client,
     path: &'static str,
     content: Content,
-    request_id: &str,
+    origin: Origin<'_>,
 ) -> Result<Response<EngineBody>, Gone> {
     let asked = async {
-        let mut answer = client.post(path, content, request_id).await?;
+        let mut answer = client.post(path, content, origin).await?;
         let status = answer.status();
         let is_hollow = tells_of_a_death(status, answer.body_mut().begin().await?);
         Ok((answer, is_hollow))

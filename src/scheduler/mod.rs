@@ -14,6 +14,7 @@ mod figures;
 mod held;
 mod keeper;
 mod lease;
+mod meter;
 mod refusal;
 mod retire;
 mod snapshot;
@@ -26,17 +27,18 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use crate::engine::{Content, EngineBody, EngineGone};
+pub use crate::engine::{Content, EngineBody, EngineGone, Origin, Trace};
 pub use factory::{Devices, Factory};
 pub use lease::Lease;
+pub use meter::Meter;
 pub use retire::Retired;
-pub use snapshot::{EngineSnapshot, Snapshot};
+pub use snapshot::{DeviceSnapshot, EngineSnapshot, Snapshot};
 
 use self::core::{Rules, Ticket};
 use crate::model::Installed;
-use book::Member;
+use book::{House, Member};
 use figures::Figures;
-use keeper::{Command, Keeper};
+use keeper::{Command, Keeper, Public};
 
 /// An engine counts as idle only when nobody has used it this long: clients that send one request after the other leave
 /// gaps, and a swap in such a gap would cost them a start each.
@@ -108,6 +110,7 @@ pub enum LeaseError {
 pub struct Scheduler {
     commands: mpsc::UnboundedSender<Command>,
     members: watch::Receiver<Arc<[Member]>>,
+    house: watch::Receiver<House>,
     changes: watch::Receiver<u64>,
     tickets: Arc<AtomicU64>,
 }
@@ -118,7 +121,9 @@ impl Scheduler {
     pub fn new(factory: Factory, settings: Settings) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (members, members_seen) = watch::channel(Arc::from([]));
+        let (house, house_seen) = watch::channel(House::default());
         let (changes, changes_seen) = watch::channel(0);
+        let public = Public { members, house, changes };
         let rules = Rules {
             max_queue: settings.max_queue,
             max_loaded: settings.max_loaded,
@@ -128,9 +133,10 @@ impl Scheduler {
             sleeping_memory: settings.sleeping_memory,
         };
         let figures = Figures::open(settings.measured);
-        let keeper = Keeper::new(factory, rules, settings.replays, figures, commands.downgrade(), members, changes);
+        let keeper = Keeper::new(factory, rules, settings.replays, figures, commands.downgrade(), public);
         tokio::spawn(keeper.run(receiver));
-        Self { commands, members: members_seen, changes: changes_seen, tickets: Arc::default() }
+        let (members, house, changes) = (members_seen, house_seen, changes_seen);
+        Self { commands, members, house, changes, tickets: Arc::default() }
     }
 
     /// Loads a model without a request, where that displaces nobody who is in use. Returns when the load has been taken
@@ -197,15 +203,26 @@ impl Scheduler {
     /// The state of all engines now, but for the memory they hold; never waits, reads nothing.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let members = self.members.borrow().clone();
-        Snapshot { engines: members.iter().map(EngineSnapshot::new).collect() }
+        self.snapshot_of(EngineSnapshot::new)
     }
 
     /// The state of all engines now, with the memory they hold: reads `/proc`.
     #[must_use]
     pub fn measured(&self) -> Snapshot {
+        self.snapshot_of(|member| EngineSnapshot::new(member).measured(member))
+    }
+
+    /// Where ready engines tell of themselves, one for each.
+    #[must_use]
+    pub fn meters(&self) -> Vec<Meter> {
         let members = self.members.borrow().clone();
-        Snapshot { engines: members.iter().map(|member| EngineSnapshot::new(member).measured(member)).collect() }
+        members.iter().filter_map(Meter::of).collect()
+    }
+
+    fn snapshot_of(&self, engine: impl Fn(&Member) -> EngineSnapshot) -> Snapshot {
+        let members = self.members.borrow().clone();
+        let House { devices, swaps, drains } = self.house.borrow().clone();
+        Snapshot { engines: members.iter().map(engine).collect(), devices, swaps, drains }
     }
 
     fn command(&self, command: Command) {

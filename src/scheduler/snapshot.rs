@@ -1,9 +1,10 @@
 //! The scheduler's state at one moment, for health, `/api/ps` and people on call.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::KeepAlive;
-use super::book::{Book, Member};
+use super::book::{Book, Member, Totals};
 use crate::engine::{State, Status};
 use crate::model::ModelName;
 
@@ -12,6 +13,23 @@ use crate::model::ModelName;
 pub struct Snapshot {
     /// One entry for each engine that was ever asked for, the first one first.
     pub engines: Vec<EngineSnapshot>,
+    /// What engines run on.
+    pub devices: Vec<DeviceSnapshot>,
+    /// Times a loaded model was stopped, or sent to sleep, to make room for another one.
+    pub swaps: u64,
+    /// Times a model in use took no new requests, so that room for another one would be made.
+    pub drains: u64,
+}
+
+/// The memory of one device at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSnapshot {
+    /// `cpu`, or the driver's number of a GPU; `gpu` while nothing is known of the GPUs.
+    pub name: String,
+    /// Bytes that engines may take; `None` where that is not known.
+    pub budget: Option<u64>,
+    /// Bytes that they are charged for.
+    pub used: u64,
 }
 
 /// State of one engine at one moment.
@@ -35,6 +53,14 @@ pub struct EngineSnapshot {
     pub generation: u64,
     /// Starts after a crash.
     pub restarts: u64,
+    /// Starts of all engines that served the same since vllama was started.
+    pub starts: u64,
+    /// Those of them after a crash, by what had happened.
+    pub restarts_by_failure: Vec<(&'static str, u64)>,
+    /// Times an engine of these was ended because it did nothing though it had requests.
+    pub wedges: u64,
+    /// Times a request was asked again because its engine had died.
+    pub replayed: u64,
     /// Open leases.
     pub leases: usize,
     /// Requests waiting for the engine.
@@ -53,6 +79,8 @@ pub struct EngineSnapshot {
     pub context_length: Option<u64>,
     /// Time its last start took.
     pub start_took: Option<Duration>,
+    /// How long each phase of that start took, as far as its log told.
+    pub start_phases: Vec<(&'static str, Duration)>,
     /// When it will be unloaded if nobody asks again; `None` = never.
     pub expires_at: Option<SystemTime>,
 }
@@ -74,6 +102,7 @@ impl EngineSnapshot {
             State::Ready | State::FallingAsleep | State::Asleep { .. } | State::Waking => true,
             _ => false,
         };
+        let totals = Totals::of(status).and(&member.before);
         let problem = book.problem.as_ref().map(ToString::to_string);
         Self {
             model: member.model.name.clone(),
@@ -85,6 +114,10 @@ impl EngineSnapshot {
             percent,
             generation: status.generation,
             restarts: status.restarts,
+            starts: totals.starts,
+            restarts_by_failure: totals.restarts.into_iter().collect(),
+            wedges: totals.wedges,
+            replayed: member.replayed.load(Ordering::Relaxed),
             leases: book.leases,
             waiting: book.waiting,
             oldest_wait: book.oldest.map(|since| now.saturating_duration_since(since)),
@@ -94,6 +127,7 @@ impl EngineSnapshot {
             gpu_bytes: member.on_gpu.then_some(book.device_bytes),
             context_length: status.max_model_len,
             start_took: status.start_took,
+            start_phases: status.start_phases.clone(),
             expires_at: expires_at(&book, now),
         }
     }

@@ -1,14 +1,13 @@
-//! The way of one request through the server: who may ask, which route, the body, the handler, and back.
+//! The way of one request through the server: who may ask, which route, the key, the body, the handler, and back.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -19,9 +18,10 @@ use super::patience::Patience;
 use super::record::{Record, Recorded};
 use super::router::{Entry, Found, Intake, Router};
 use super::running::Running;
-use super::{Phase, Settings, body, encoding, host, request_id};
-use crate::api::{self, Answering, Call, Reply, Upload};
-use crate::telemetry::Facts;
+use super::{Phase, Settings, body, encoding, host, keys, request_id};
+use crate::access::{Access, Admission, Grant, Now};
+use crate::api::{self, Answering, Call, Reply, Trace, Upload};
+use crate::telemetry::{Facts, Metrics};
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
@@ -39,14 +39,25 @@ pub struct Front {
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
+    metrics: Arc<Metrics>,
     /// The requests that began while it served.
     running: Arc<Running>,
 }
 
 impl Front {
     /// Everything a request meets.
-    pub fn new(router: Router, settings: watch::Receiver<Arc<Settings>>, phase: watch::Receiver<Phase>) -> Self {
-        Self { router, settings, phase, running: Arc::default() }
+    pub fn new(
+        router: Router,
+        settings: watch::Receiver<Arc<Settings>>,
+        phase: watch::Receiver<Phase>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { router, settings, phase, metrics, running: Arc::default() }
+    }
+
+    /// Counts what the server does.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The settings now: they may change between two requests.
@@ -69,17 +80,20 @@ impl Front {
         let settings = self.settings();
         let (head, body) = request.into_parts();
         let request_id = request_id::of(&head.headers);
-        let span = tracing::info_span!("request", request_id = &*request_id);
+        let trace = trace(&head.headers);
+        let trace_id = trace.as_ref().map(Trace::id);
+        let span = tracing::info_span!("request", request_id = &*request_id, trace_id);
         let facts = Arc::new(Facts::default());
         let mut record = Record {
             span: span.clone(),
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
-            arrived: Instant::now(),
             facts: facts.clone(),
+            metrics: self.metrics.clone(),
             status: None,
             ended: false,
             patience,
+            admission: None,
             _run: (!draining).then_some(run),
         };
         let call = Call {
@@ -88,10 +102,13 @@ impl Front {
             body: bytes::Bytes::new(),
             upload: Upload::default(),
             request_id: request_id.clone(),
+            grant: Grant::nothing(),
+            trace: trace.map(Arc::new),
+            arrived: facts.arrived(),
+            accept: accept(&head.headers),
             facts,
-            arrived: record.arrived,
         };
-        let mut reply = self.admit(&head, body, call, &settings, local).instrument(span).await;
+        let mut reply = self.admit(&head, body, call, &settings, (local, &mut record.admission)).instrument(span).await;
         let status = reply.status();
         let streams = matches!(reply.body(), api::Body::Stream(_));
         let headers = reply.headers_mut();
@@ -122,14 +139,14 @@ impl Front {
         body: Incoming,
         call: Call,
         settings: &Settings,
-        local: bool,
+        (local, admission): (bool, &mut Option<Admission>),
     ) -> Reply {
         let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
         if local && !host::is_ours(named, settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }
         let origin = match settings.origins.judge(&head.headers) {
-            Verdict::NotCrossOrigin => return self.route(head, body, call, settings).await,
+            Verdict::NotCrossOrigin => return self.enter(head, body, call, settings, admission).await,
             Verdict::Forbidden => return empty(StatusCode::FORBIDDEN),
             Verdict::Allowed(origin) => origin,
         };
@@ -138,14 +155,55 @@ impl Front {
             cors::preflight(reply.headers_mut());
             reply
         } else {
-            self.route(head, body, call, settings).await
+            self.enter(head, body, call, settings, admission).await
         };
         cors::allow(reply.headers_mut(), origin);
         reply
     }
 
-    async fn route(&self, head: &request::Parts, body: Incoming, call: Call, settings: &Settings) -> Reply {
-        match self.router.find(&head.method, head.uri.path()) {
+    /// Then the key, before anything of the body is read, and whatever the path: who has none learns nothing. A preflight
+    /// has none, so it does not come here.
+    async fn enter(
+        &self,
+        head: &request::Parts,
+        body: Incoming,
+        mut call: Call,
+        settings: &Settings,
+        admission: &mut Option<Admission>,
+    ) -> Reply {
+        let path = head.uri.path();
+        let found = self.router.find(&head.method, path);
+        let Some(gate) = settings.gate.as_ref().filter(|_| !self.router.is_open()) else {
+            call.grant = Grant::everything();
+            return Self::route(found, head, body, call, settings).await;
+        };
+        let (access, refuse) = match &found {
+            Found::Route(entry) => (entry.access, entry.refuse),
+            Found::OtherMethods(_) | Found::WithoutSlash(_) | Found::Nothing => (Access::ANY, Router::stray(path)),
+        };
+        match gate.admit(keys::shown(&head.headers), access, Now::read()) {
+            Ok((grant, admitted)) => {
+                if let Some(key) = grant.key() {
+                    call.facts.set_key(key.to_owned());
+                }
+                call.grant = grant;
+                *admission = admitted;
+            }
+            Err(denied) => {
+                call.facts.set_refusal(denied.reason());
+                return keys::refuse(&denied, refuse, path, &call.request_id);
+            }
+        }
+        let quota = admission.as_ref().map(|admission| admission.quota);
+        let mut reply = Self::route(found, head, body, call, settings).await;
+        if let Some(quota) = quota {
+            keys::tell(&quota, path, reply.headers_mut());
+        }
+        reply
+    }
+
+    async fn route(found: Found<'_>, head: &request::Parts, body: Incoming, call: Call, settings: &Settings) -> Reply {
+        match found {
             Found::Route(entry) => Self::call(entry, head, body, call, settings).await,
             Found::OtherMethods(methods) => {
                 let stray = Router::stray(head.uri.path());
@@ -175,6 +233,7 @@ impl Front {
     }
 
     async fn call(entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call, settings: &Settings) -> Reply {
+        call.facts.set_route(entry.path);
         call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
         let Settings { body_limit, upload_limit, body_timeout, .. } = *settings;
         let asks_first = head.headers.contains_key(EXPECT);
@@ -240,6 +299,21 @@ impl Future for Caught {
             Err(_) => Poll::Ready(None),
         }
     }
+}
+
+/// The trace that the request is part of (W3C Trace Context: of two parents neither counts, and states are one list).
+fn trace(headers: &HeaderMap) -> Option<Trace> {
+    let mut parents = headers.get_all("traceparent").iter();
+    let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
+    let states = headers.get_all("tracestate").iter().map(|state| state.to_str().ok());
+    let states: Option<Vec<&str>> = states.collect();
+    Trace::read(parent.to_str().ok()?, states.map(|states| states.join(",")))
+}
+
+/// The formats that a client takes, all headers together (RFC 9110, section 5.3).
+fn accept(headers: &HeaderMap) -> String {
+    let values: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    values.join(",")
 }
 
 fn empty(status: StatusCode) -> Reply {

@@ -1,4 +1,4 @@
-//! Sockets and HTTP: connections, limits, origins, routing, request ids, the access log, drain.
+//! Sockets and HTTP: connections, limits, origins, keys, routing, request ids, the access log, drain.
 //!
 //! In: TCP connections. Out: a [`Call`](crate::api::Call) to the handler of a route, and its reply back to the client.
 //! Knows no model and no engine: what an answer says is the business of `api` and `telemetry`.
@@ -9,6 +9,7 @@ mod cors;
 mod encoding;
 mod front;
 mod host;
+mod keys;
 mod patience;
 mod record;
 mod request_id;
@@ -25,7 +26,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::access::Gate;
 use crate::api::App;
+use crate::telemetry::Metrics;
 pub use cors::Origins;
 use front::Front;
 use patience::{Patience, Patient};
@@ -57,6 +60,8 @@ pub struct Settings {
     pub origins: Origins,
     /// Name of this machine, one of the names the host check lets through (ollama-api §8.2).
     pub hostname: Option<String>,
+    /// Looks at the keys of requests; `None` where none are asked for.
+    pub gate: Option<Arc<Gate>>,
 }
 
 impl Default for Settings {
@@ -72,6 +77,7 @@ impl Default for Settings {
             max_connections: 4096,
             origins: Origins::new(&[]),
             hostname: None,
+            gate: None,
         }
     }
 }
@@ -107,7 +113,19 @@ pub async fn serve(
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
 ) {
-    serve_routes(doors, Router::new(app), settings, phase).await;
+    let metrics = app.metrics.clone();
+    serve_routes(doors, Router::new(app), settings, phase, metrics).await;
+}
+
+/// Serves `/metrics` and `/health`, and nothing else, until `phase` is [`Phase::Draining`] or its sender is gone.
+pub async fn serve_monitoring(
+    door: Door,
+    app: Arc<App>,
+    settings: watch::Receiver<Arc<Settings>>,
+    phase: watch::Receiver<Phase>,
+) {
+    let router = Router::monitoring(&app);
+    serve_routes(vec![door], router, settings, phase, app.metrics.clone()).await;
 }
 
 async fn serve_routes(
@@ -115,9 +133,10 @@ async fn serve_routes(
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
+    metrics: Arc<Metrics>,
 ) {
     let places = Arc::new(Semaphore::new(settings.borrow().max_connections));
-    let front = Arc::new(Front::new(router, settings, phase.clone()));
+    let front = Arc::new(Front::new(router, settings, phase.clone(), metrics));
     let mut open = JoinSet::new();
     for door in doors {
         open.spawn(attend(door, front.clone(), places.clone(), phase.clone()));
@@ -148,13 +167,15 @@ async fn attend(door: Door, front: Arc<Front>, places: Arc<Semaphore>, mut phase
         };
         match accepted {
             Ok((stream, place)) => {
+                let counted = front.metrics().connection();
                 let connection = connection(stream, front.clone(), local, closing.clone());
                 connections.spawn(async move {
                     connection.await;
-                    drop(place);
+                    drop((place, counted));
                 });
             }
             Err(error) => {
+                front.metrics().connection_refused();
                 // Out of file descriptors, most likely: some connection has to end first.
                 tracing::warn!(%error, "a connection could not be accepted; trying again in a moment");
                 tokio::time::sleep(Duration::from_millis(50)).await;

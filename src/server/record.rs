@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -13,10 +12,12 @@ use tracing::Span;
 
 use super::patience::Patience;
 use super::running::Run;
+use crate::access::{Admission, Now};
 use crate::api;
 use crate::telemetry::Facts;
+use crate::telemetry::metrics::{Ended, Metrics};
 
-/// nginx's number for a client that went away before its answer had ended; only ever logged.
+/// nginx's number for a client that went away before its answer had ended; only ever logged and counted.
 const CLIENT_GONE: u16 = 499;
 
 /// Lives as long as its request: first beside the handler, then inside the answer's body.
@@ -27,16 +28,18 @@ pub struct Record {
     pub method: Method,
     /// Path without the query, which may hold what nobody should read.
     pub path: String,
-    /// When the head had been read.
-    pub arrived: Instant,
-    /// What the dialect found out.
+    /// What the request found out about itself.
     pub facts: Arc<Facts>,
+    /// Counts it when it is over.
+    pub metrics: Arc<Metrics>,
     /// Status of the answer, once there is one.
     pub status: Option<StatusCode>,
     /// Whether the answer has been handed over completely.
     pub ended: bool,
     /// Is told when the request is over.
     pub patience: Arc<Patience>,
+    /// Counts the request against its key's limits.
+    pub admission: Option<Admission>,
     /// Counts the request among those that a drain waits for; `None` when it began during one.
     pub _run: Option<Run>,
 }
@@ -44,17 +47,24 @@ pub struct Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.patience.end();
+        let whole = self.status.is_some() && (self.ended || self.facts.complete());
+        if let Some(admission) = self.admission.take() {
+            admission.spend(self.facts.used(whole), Now::read());
+        }
         let status = match self.status {
-            Some(status) if self.ended || self.facts.complete() => status.as_u16(),
+            Some(status) if whole => status.as_u16(),
             _ => CLIENT_GONE,
         };
-        let latency_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = self.facts.arrived().elapsed();
+        self.metrics.ended(Ended { status, took, facts: &self.facts });
+        let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let (tokens_in, tokens_out) = self.facts.tokens();
         let told = |tokens: u64| (tokens > 0).then_some(tokens);
-        let (method, path, model) = (self.method.as_str(), self.path.as_str(), self.facts.model());
+        let (method, path) = (self.method.as_str(), self.path.as_str());
+        let (model, key, refused) = (self.facts.model(), self.facts.key(), self.facts.refusal());
         self.span.in_scope(|| {
             // Probes come every few seconds and say nothing.
-            if path.starts_with("/health") {
+            if path.starts_with("/health") || path == "/metrics" {
                 tracing::debug!(method, path, status, latency_ms, "request");
             } else {
                 tracing::info!(
@@ -63,6 +73,8 @@ impl Drop for Record {
                     status,
                     latency_ms,
                     model,
+                    key,
+                    refused,
                     tokens_in = told(tokens_in),
                     tokens_out = told(tokens_out),
                     "request"

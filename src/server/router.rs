@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
+use crate::access::{Access, Grant, Scope};
 use crate::api::{self, Answering, App, Call, Refuse, Reply, anthropic, ollama, openai};
+use crate::telemetry::metrics::Format;
 use crate::telemetry::{Health, Queue};
 
 /// A route, ready to be called.
@@ -16,6 +18,8 @@ pub struct Entry {
     pub path: &'static str,
     /// How it takes its body.
     pub intake: Intake,
+    /// What it asks of a key.
+    pub access: Access,
     /// Answers.
     pub handler: Box<dyn Fn(Call) -> Answering + Send + Sync>,
     /// Refuses, in the shape of the route's dialect.
@@ -50,6 +54,8 @@ impl Entry {
 /// All routes.
 pub struct Router {
     entries: Vec<Entry>,
+    /// Whether nobody is asked for a key here.
+    open: bool,
 }
 
 /// What there is at a path.
@@ -67,15 +73,22 @@ pub enum Found<'a> {
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 
 /// What answers a route of the operators.
-type Answer = fn(&App) -> Reply;
+type Answer = fn(Arc<App>, Call) -> Answering;
 
-/// What operators ask: path and answer.
-pub static OPERATORS: &[(&str, Answer)] = &[
-    ("/health", |app| health(&app.health())),
-    ("/health/live", |_| json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
-    ("/health/ready", |app| health(&app.readiness())),
-    ("/vllama/queue", |app| queue(&app.queue())),
+/// What operators ask: path, what it asks of a key, and answer. Health is for load balancers, which have no key; what is
+/// more than the status is for those who may see it.
+pub static OPERATORS: &[(&str, Access, Answer)] = &[
+    ("/health", Access::Open, |app, call| now(health(&call.grant, &app.health()))),
+    ("/health/live", Access::Open, |_, _| now(json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec()))),
+    ("/health/ready", Access::Open, |app, call| now(health(&call.grant, &app.readiness()))),
+    ("/metrics", Access::METRICS, |app, call| Box::pin(metrics(app, call))),
+    ("/vllama/queue", Access::METRICS, |app, _| now(queue(&app.queue()))),
 ];
+
+/// Those of them that a port for monitoring alone has.
+fn is_for_monitoring(path: &str) -> bool {
+    path == "/metrics" || path.starts_with("/health")
+}
 
 impl Router {
     /// The routes of this version: the native API, OpenAI's, Anthropic's, then what operators ask.
@@ -90,17 +103,31 @@ impl Router {
                 methods: route.methods,
                 path: route.path,
                 intake,
+                access: route.access,
                 handler: Box::new(move |call| (route.handler)(app.clone(), call)),
                 refuse: route.refuse,
             }
         });
-        let operators = OPERATORS.iter().map(|(path, answer)| entry(path, &app, *answer));
+        let operators = OPERATORS.iter().map(|(path, access, answer)| entry(path, *access, &app, *answer));
         Self::of(dialects.chain(operators))
+    }
+
+    /// The routes of a port for monitoring: `/metrics` and `/health`, and nothing that costs an engine anything. Whoever the
+    /// operator lets reach it needs no key.
+    pub fn monitoring(app: &Arc<App>) -> Self {
+        let routes = OPERATORS.iter().filter(|(path, ..)| is_for_monitoring(path));
+        let open = true;
+        Self { open, ..Self::of(routes.map(|(path, access, answer)| entry(path, *access, app, *answer))) }
     }
 
     /// Any routes.
     pub fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
-        Self { entries: entries.into_iter().collect() }
+        Self { entries: entries.into_iter().collect(), open: false }
+    }
+
+    /// Whether nobody is asked for a key here.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     /// The shape of a refusal at a path without a route for it: plain text, as in Ollama, but where a dialect has a part
@@ -128,10 +155,15 @@ impl Router {
     }
 }
 
-fn entry(path: &'static str, app: &Arc<App>, answer: Answer) -> Entry {
+fn entry(path: &'static str, access: Access, app: &Arc<App>, answer: Answer) -> Entry {
     let app = app.clone();
-    let handler = Box::new(move |_| -> Answering { Box::pin(std::future::ready(answer(&app))) });
-    Entry { methods: GET, path, intake: Intake::Whole, handler, refuse: native }
+    let handler = Box::new(move |call| answer(app.clone(), call));
+    Entry { methods: GET, path, intake: Intake::Whole, access, handler, refuse: native }
+}
+
+/// An answer that is there at once.
+fn now(reply: Reply) -> Answering {
+    Box::pin(std::future::ready(reply))
 }
 
 fn plain(status: StatusCode, text: &str, _request_id: &str) -> Reply {
@@ -142,11 +174,18 @@ fn native(status: StatusCode, text: &str, _request_id: &str) -> Reply {
     ollama::error::refuse(status, text)
 }
 
-/// The status says whether the default model can answer, the body why not.
-fn health(health: &Health) -> Reply {
+/// The status says whether the default model can answer, the body why not. Who may not see that gets one word.
+fn health(grant: &Grant, health: &Health) -> Reply {
     let status = if health.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = if grant.may(Scope::Metrics) { serde_json::to_vec(health) } else { serde_json::to_vec(&health.brief()) };
     // Strings, numbers and JSON always become JSON.
-    json(status, serde_json::to_vec(health).unwrap_or_default())
+    json(status, body.unwrap_or_default())
+}
+
+/// The page of metrics, in the format that the client wants.
+async fn metrics(app: Arc<App>, call: Call) -> Reply {
+    let format = Format::wanted(&call.accept);
+    api::whole(StatusCode::OK, format.content_type(), app.metrics(format).await)
 }
 
 /// What waits and what runs.

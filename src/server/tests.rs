@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::router::{Entry, Intake};
 use super::*;
+use crate::access::Access;
 use crate::api::{self, Answering, Call, Reply, ollama};
 
 const GET: &[Method] = &[Method::GET, Method::HEAD];
@@ -65,6 +66,7 @@ fn entry(
         methods,
         path,
         intake: Intake::Whole,
+        access: Access::Open,
         handler: Box::new(handler),
         refuse: |status, text, _| ollama::error::refuse(status, text),
     }
@@ -129,7 +131,7 @@ impl Server {
         let (phase, shutdown) = watch::channel(Phase::Serving);
         let (settings, seen) = watch::channel(Arc::new(settings));
         let doors = vec![Door { listener, inherited: false }];
-        let served = tokio::spawn(serve_routes(doors, router, seen, shutdown));
+        let served = tokio::spawn(serve_routes(doors, router, seen, shutdown, Arc::default()));
         Self { address, phase, settings, served, waiting, release }
     }
 

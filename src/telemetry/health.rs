@@ -63,6 +63,13 @@ pub struct Memory {
     pub vllama_bytes: Option<u64>,
 }
 
+/// As much of it as anybody may know.
+#[derive(Debug, Serialize)]
+pub struct Brief {
+    /// As in [`Health::status`].
+    pub status: &'static str,
+}
+
 impl Health {
     /// Puts the answer together. The default model is given with the key of its engine, which it lacks when it is not
     /// installed any more.
@@ -99,6 +106,12 @@ impl Health {
     #[must_use]
     pub fn stopping(self) -> Self {
         Self { status: "stopping", reason: Some("vllama is shutting down".to_owned()), ..self }
+    }
+
+    /// As much of it as anybody may know: no names, no paths, no figures.
+    #[must_use]
+    pub fn brief(&self) -> Brief {
+        Brief { status: self.status }
     }
 
     /// Whether the default model can answer: the question of `/health/ready`.
@@ -162,6 +175,10 @@ mod tests {
             percent: 40,
             generation: 1,
             restarts: 0,
+            starts: 1,
+            restarts_by_failure: Vec::new(),
+            wedges: 0,
+            replayed: 0,
             leases: 0,
             waiting: 2,
             oldest_wait: None,
@@ -171,6 +188,7 @@ mod tests {
             gpu_bytes: None,
             context_length: None,
             start_took: None,
+            start_phases: Vec::new(),
             expires_at: None,
         }
     }
@@ -178,7 +196,7 @@ mod tests {
     fn report(engines: Vec<EngineSnapshot>) -> Health {
         let model = ModelName::parse("smollm2:135m").expect("a valid name");
         let default = Some((&model, Some("digest".to_owned())));
-        Health::report(&Snapshot { engines }, default, None, Duration::from_secs(7))
+        Health::report(&Snapshot { engines, ..Snapshot::default() }, default, None, Duration::from_secs(7))
     }
 
     #[test]
@@ -213,7 +231,7 @@ mod tests {
 
     #[test]
     fn without_a_default_model_it_is_ready_and_lists_all_engines() {
-        let snapshot = Snapshot { engines: vec![engine("ready", true, None)] };
+        let snapshot = Snapshot { engines: vec![engine("ready", true, None)], ..Snapshot::default() };
         let health = Health::report(&snapshot, None, None, Duration::ZERO);
         assert!(health.ready() && health.model.is_none() && health.engine.is_none());
         assert_eq!(health.engines.iter().map(|engine| engine.model.as_str()).collect::<Vec<_>>(), ["smollm2:135m"]);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use vllama::telemetry::metrics::table::{Kind, TABLE};
 
 use crate::harness::{Request, Vllama, within};
 use crate::leftovers::leftovers;
@@ -34,12 +35,38 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
     runner.test("health tells of a ready engine", health(&vllama));
+    runner.test("every metric that can have a value has one, and vLLM's own are there", metrics(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));
 }
 
 fn ask(question: &str, options: &Value) -> Value {
     json!({"model": MODEL, "messages": [{"role": "user", "content": question}], "stream": false, "options": options})
+}
+
+async fn metrics(vllama: &Vllama) {
+    // No GPU, no keys, and nothing has died.
+    let without = |name: &str| {
+        ["vllama_gpu_", "vllama_key_", "vllama_engine_restarts_total"].iter().any(|start| name.starts_with(start))
+    };
+    let page = vllama.get("/metrics").await.text();
+    let has =
+        |name: &str| page.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    for family in TABLE.iter().filter(|family| !without(family.name)) {
+        let end = if family.kind == Kind::Histogram { "_count" } else { "" };
+        assert!(has(&format!("{}{end}", family.name)), "{} has a value: {page}", family.name);
+    }
+    for name in ["vllm:generation_tokens_total", "vllm:kv_cache_usage_perc", "vllm:time_to_first_token_seconds_bucket"]
+    {
+        let sample = format!("{name}{{engine=\"{MODEL}\",exported_engine=\"0\",");
+        assert!(page.contains(&sample), "{sample}: {page}");
+    }
+    // What vLLM has counted and what vllama has are the same tokens, but for those of requests that were given up.
+    let value = |start: &str| -> f64 {
+        page.lines().find_map(|line| line.strip_prefix(start)?.rsplit(' ').next()?.parse().ok()).unwrap()
+    };
+    let (ours, theirs) = (value("vllama_generated_tokens_total{model="), value("vllm:generation_tokens_total{"));
+    assert!(ours > 0.0 && ours <= theirs, "{ours} of {theirs}");
 }
 
 async fn chat(vllama: &Vllama) {

@@ -37,7 +37,7 @@ async fn pass(app: &App, mut call: Call, route: Route, path: &'static str) -> Re
         return Err(ApiError::Unable(format!("{:?}", request.asked()), "chat").into());
     }
     shape::shape(&mut request, &model, route)?;
-    let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
+    let lease = app.lease(&call, &model, None).await.map_err(ApiError::from)?;
     if route == Route::Messages {
         shape::limit(&mut request, lease.max_model_len());
     }

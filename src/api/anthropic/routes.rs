@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::error::{self, refuse, request_id};
 use super::messages;
+use crate::access::Access;
 use crate::api::pass::PassError;
 use crate::api::{Answering, Reply, Route};
 
@@ -15,12 +16,14 @@ pub static ROUTES: &[Route] = &[
     Route {
         methods: POST,
         path: MESSAGES,
+        access: Access::INFER,
         handler: |app, call| answered(call.request_id.clone(), messages::messages(app, call)),
         refuse,
     },
     Route {
         methods: POST,
         path: COUNT_TOKENS,
+        access: Access::INFER,
         handler: |app, call| answered(call.request_id.clone(), messages::count_tokens(app, call)),
         refuse,
     },

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::blobs::empty;
 use super::error::ApiError;
+use super::names::allow;
 use super::types::CopyRequest;
 use super::{change, json};
 use crate::api::{App, Call, Reply};
@@ -21,6 +22,8 @@ pub async fn copy(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let name = |what, text: &str| ModelName::parse(text).map_err(|_| ApiError::InvalidNameOf(what, text.to_owned()));
     let source = name("source", &request.source)?;
     let destination = name("destination", &request.destination)?;
+    allow(&call, &source)?;
+    allow(&call, &destination)?;
     let model = app.store.find(&source).ok_or_else(|| ApiError::NothingToCopy(request.source.to_string()))?;
     call.facts.set_model(model.name.display());
     if source != destination {

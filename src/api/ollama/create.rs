@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::change::{blocking, change};
 use super::error::ApiError;
 use super::json;
+use super::names::allow;
 use super::order::Order;
 use super::progress::{self, Teller};
 use super::pull::pulled;
@@ -25,7 +26,9 @@ pub async fn create(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         let request: CreateRequest = json::decode(&text)?;
         (Order::read(&request)?, request.stream.unwrap_or(true))
     };
-    call.facts.set_model(order.name.display());
+    allow(&call, &order.name)?;
+    order.from.as_ref().map_or(Ok(()), |from| allow(&call, from))?;
+    call.facts.set_wanted(order.name.display());
     drop(call);
     progress::answer(stream, |teller| carry_out(app, order, teller)).await
 }

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::blobs::empty;
 use super::error::ApiError;
+use super::names::allow;
 use super::types::DeleteRequest;
 use super::{change, json};
 use crate::api::{App, Call, Reply};
@@ -23,6 +24,7 @@ pub async fn delete(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         return Err(ApiError::ModelRequired);
     }
     let name = ModelName::parse(asked).map_err(|_| ApiError::InvalidNameOf("name", asked.to_owned()))?;
+    allow(&call, &name)?;
     let not_found = || ApiError::NotFound(asked.to_owned());
     let model = app.store.find(&name).ok_or_else(not_found)?;
     call.facts.set_model(model.name.display());

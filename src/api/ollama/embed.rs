@@ -36,6 +36,9 @@ struct Body<'a> {
     /// `false`: the vector as it comes out of the pooling, whatever the checkpoint does with it afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     use_activation: Option<bool>,
+    /// Which requests go first; vLLM knows no header for it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<i32>,
 }
 
 /// `POST /api/embed`.
@@ -118,14 +121,13 @@ pub async fn embeddings(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
     Ok(api::whole(StatusCode::OK, JSON, out))
 }
 
-/// Looks the model up and notes it for the log. These routes tell of a missing model in words of their own (§14).
+/// Looks the model up. These routes tell of a missing model in words of their own (§14).
 fn find(app: &App, call: &Call, asked: &str) -> Result<Arc<Installed>, ApiError> {
-    let found = Wanted::parse(asked)?.find(app, asked, "remote inference is unavailable");
+    let found = Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable");
     let model = found.map_err(|error| match error {
         ApiError::NotFound(name) => ApiError::NotPulled(name),
         error => error,
     })?;
-    call.facts.set_model(model.name.display());
     Ok(model)
 }
 
@@ -169,6 +171,7 @@ async fn ask(
         encoding_format: "base64",
         truncate_prompt_tokens: truncate.then_some(longest),
         use_activation,
+        priority: run.priority().filter(|priority| *priority != 0),
     };
     // Strings and numbers always become JSON.
     let body = serde_json::to_vec(&body).unwrap_or_default();

@@ -67,6 +67,15 @@ pub enum ApiError {
     /// A model of Ollama's cloud.
     #[error("ollama cloud is disabled: {0}")]
     Cloud(&'static str),
+    /// A model that the key of the request may not use; its name.
+    #[error("this key may not use the model '{0}'; ask the operator for a key that may")]
+    NotAllowed(String),
+    /// The key of the request lacks the scope `manage`, and this would take a model from others.
+    #[error(
+        "this key may not unload models, since others may be using them; leave that to their keep_alive, or ask the operator \
+         for a key with the scope manage"
+    )]
+    MayNotUnload,
     /// Something only an account of Ollama's cloud may do; Ollama's words.
     #[error("{0}")]
     Unauthorized(&'static str),
@@ -229,7 +238,7 @@ impl ApiError {
             Self::NotFound(_) | Self::NotPulled(_) | Self::NothingToCopy(_) | Self::NoBlob(_) => StatusCode::NOT_FOUND,
             Self::Upload(refused) => refused.status,
             Self::NoRoom(..) => StatusCode::INSUFFICIENT_STORAGE,
-            Self::Cloud(_) => StatusCode::FORBIDDEN,
+            Self::Cloud(_) | Self::NotAllowed(_) | Self::MayNotUnload => StatusCode::FORBIDDEN,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Failed(_) | Self::Gone | Self::Poisoned(_) | Self::Import(_) | Self::Store(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR

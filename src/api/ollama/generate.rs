@@ -46,7 +46,7 @@ async fn prepare(app: &App, call: &Call) -> Result<Step, ApiError> {
     }
     let model = inference::find(app, call, asked)?;
     if request.prompt.is_empty() && wishes.unloads() {
-        return Ok(Step::Answered(inference::unload(app, &model, (Shape::Generate, asked))));
+        return inference::unload(app, call, &model, (Shape::Generate, asked)).map(Step::Answered);
     }
     let way = check(&request, &wishes, &model)?;
     let mut options = Options::parse(request.options)?.or(&Options::of(&model));

@@ -18,6 +18,7 @@ use super::think::{self, Think};
 use super::types::ChatRequest;
 use super::window::Window;
 use super::{JSON, format, json, keep_alive, tools};
+use crate::access::Scope;
 use crate::api::{self, App, Call, Reply};
 use crate::model::{Capability, Installed};
 use crate::scheduler::KeepAlive;
@@ -59,9 +60,7 @@ impl Wishes {
 
 /// Looks the model up and notes it for the log.
 pub(super) fn find(app: &App, call: &Call, asked: &str) -> Result<Arc<Installed>, ApiError> {
-    let model = Wanted::parse(asked)?.find(app, asked, "remote inference is unavailable")?;
-    call.facts.set_model(model.name.display());
-    Ok(model)
+    Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable")
 }
 
 /// Answers a request without a prompt (§6.1): always one object, never a stream.
@@ -77,9 +76,19 @@ pub(super) async fn load(
     Ok(api::whole(StatusCode::OK, JSON, loaded(shape, asked, "load")))
 }
 
-pub(super) fn unload(app: &App, model: &Arc<Installed>, (shape, asked): (Shape, &str)) -> Reply {
+/// Unloads a model, if the request may: others may be using it.
+pub(super) fn unload(
+    app: &App,
+    call: &Call,
+    model: &Arc<Installed>,
+    (shape, asked): (Shape, &str),
+) -> Result<Reply, ApiError> {
+    if !call.grant.may(Scope::Manage) {
+        call.facts.set_refusal("scope");
+        return Err(ApiError::MayNotUnload);
+    }
     app.scheduler.unload(model);
-    api::whole(StatusCode::OK, JSON, loaded(shape, asked, "unload"))
+    Ok(api::whole(StatusCode::OK, JSON, loaded(shape, asked, "unload")))
 }
 
 /// `POST /api/chat`.
@@ -102,7 +111,7 @@ async fn prepare(app: &App, call: &Call) -> Result<Step, ApiError> {
     }
     let model = find(app, call, asked)?;
     if request.messages.is_empty() && wishes.unloads() {
-        return Ok(Step::Answered(unload(app, &model, (Shape::Chat, asked))));
+        return unload(app, call, &model, (Shape::Chat, asked)).map(Step::Answered);
     }
     wishes.check_thinking(&model, asked)?;
     if !model.card.can(Capability::Completion) {

@@ -188,6 +188,11 @@ pub(in crate::api) mod tests {
 
     fn engine(expires_at: Option<SystemTime>) -> EngineSnapshot {
         EngineSnapshot {
+            starts: 1,
+            restarts_by_failure: Vec::new(),
+            wedges: 0,
+            replayed: 0,
+            start_phases: Vec::new(),
             model: smollm2().name,
             key: smollm2().engine_key(),
             state: "ready",
@@ -237,7 +242,8 @@ pub(in crate::api) mod tests {
         let in_an_hour = SystemTime::now() + Duration::from_secs(3600);
         let mut stopped = engine(None);
         stopped.loaded = false;
-        let snapshot = Snapshot { engines: vec![engine(Some(in_an_hour)), engine(None), stopped] };
+        let engines = vec![engine(Some(in_an_hour)), engine(None), stopped];
+        let snapshot = Snapshot { engines, ..Snapshot::default() };
         let models = read(&running(&snapshot, |_| Some(&model)));
         assert_eq!(models["models"].as_array().map(Vec::len), Some(2));
         let forever = &models["models"][0];
@@ -248,7 +254,7 @@ pub(in crate::api) mod tests {
         );
         assert_eq!(models["models"][1]["expires_at"], Timestamp::of(in_an_hour).as_str());
         let on_gpu = EngineSnapshot { gpu_bytes: Some(700), ..engine(None) };
-        let models = read(&running(&Snapshot { engines: vec![on_gpu] }, |_| Some(&model)));
+        let models = read(&running(&Snapshot { engines: vec![on_gpu], ..Snapshot::default() }, |_| Some(&model)));
         assert_eq!((&models["models"][0]["size"], &models["models"][0]["size_vram"]), (&json!(700), &json!(700)));
     }
 

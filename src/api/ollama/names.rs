@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::ApiError;
-use crate::api::App;
+use crate::api::{App, Call};
 use crate::model::{Installed, ModelName};
 
 /// A name as a client wrote it, ready to be looked up.
@@ -32,18 +32,33 @@ impl Wanted {
         Ok(Self { name, cloud })
     }
 
-    /// Looks it up in the store. `shown` is the name in the error when it is not there, `cloud` what a model of the
-    /// cloud cannot be used for.
+    /// Looks it up in the store, if the request may use it, and notes it for the log: what it may not use is not looked for,
+    /// so that nobody learns what there is. `shown` is the name in the error when it is not there, `cloud` what a model of
+    /// the cloud cannot be used for.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`], or [`ApiError::Cloud`].
-    pub fn find(&self, app: &App, shown: &str, cloud: &'static str) -> Result<Arc<Installed>, ApiError> {
-        match app.store.find(&self.name) {
-            Some(installed) => Ok(installed),
-            None if self.cloud => Err(ApiError::Cloud(cloud)),
-            None => Err(ApiError::NotFound(shown.to_owned())),
+    /// [`ApiError::NotFound`], [`ApiError::NotAllowed`], or [`ApiError::Cloud`].
+    pub fn find(&self, app: &App, call: &Call, shown: &str, cloud: &'static str) -> Result<Arc<Installed>, ApiError> {
+        allow(call, &self.name)?;
+        if let Some(installed) = app.store.find(&self.name) {
+            call.facts.set_model(installed.name.display());
+            return Ok(installed);
         }
+        call.facts.set_wanted(self.name.display());
+        Err(if self.cloud { ApiError::Cloud(cloud) } else { ApiError::NotFound(shown.to_owned()) })
     }
+}
+
+/// Whether the key of the request may use the model; a refusal is noted.
+///
+/// # Errors
+/// [`ApiError::NotAllowed`].
+pub fn allow(call: &Call, name: &ModelName) -> Result<(), ApiError> {
+    if call.grant.allows(name) {
+        return Ok(());
+    }
+    call.facts.set_refusal("model");
+    Err(ApiError::NotAllowed(name.display()))
 }
 
 fn ends_with(text: &str, end: &str) -> bool {

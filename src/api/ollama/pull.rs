@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error::ApiError;
 use super::json;
-use super::names::Wanted;
+use super::names::{Wanted, allow};
 use super::progress::{self, Teller};
 use super::types::PullRequest;
 use crate::api::{App, Call, Reply};
@@ -21,7 +21,8 @@ pub async fn pull(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         let request: PullRequest = json::decode(&text)?;
         (wanted(&request)?, request.stream.unwrap_or(true))
     };
-    call.facts.set_model(name.display());
+    allow(&call, &name)?;
+    call.facts.set_wanted(name.display());
     drop(call);
     progress::answer(stream, |teller| async move { pulled(&app, &name, &teller).await.map(drop) }).await
 }

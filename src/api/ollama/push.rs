@@ -24,7 +24,7 @@ pub async fn push(_: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         if asked.is_empty() {
             return Err(ApiError::ModelRequired);
         }
-        call.facts.set_model(Wanted::parse(asked)?.name.display());
+        call.facts.set_wanted(Wanted::parse(asked)?.name.display());
         request.stream.unwrap_or(true)
     };
     progress::answer(stream, |teller| async move {

@@ -155,6 +155,7 @@ impl Translator {
             self.facts.set_complete();
             return Ok(Progress::Done);
         }
+        self.facts.add_event();
         let piece = match self.pattern.read(data) {
             Some(piece) => piece,
             None => {
@@ -180,6 +181,11 @@ impl Translator {
         }
         self.entries = news.logprobs;
         Ok(if news.begun { Progress::Begun } else { Progress::Waiting })
+    }
+
+    /// Notes that the first token of a stream has come.
+    pub fn begin(&self) {
+        self.facts.set_first_token();
     }
 
     /// Turns a whole answer into one object.

@@ -14,44 +14,149 @@ use super::{
     JSON, OLLAMA_VERSION, blobs, cloud, copy, create, delete, embed, generate, inference, json, listing, pull, push,
     show,
 };
+use crate::access::{Access, Grant};
 use crate::api::{self, Answering, App, Call, Reply, Route};
 use crate::model::safetensors;
 
 /// Every native route; `HEAD` is answered wherever Ollama answers it (§13.7).
 pub static ROUTES: &[Route] = &[
-    Route { methods: GET, path: "/", handler: |_, _| now(root()), refuse },
-    Route { methods: GET, path: "/api/version", handler: |_, _| now(version()), refuse },
-    Route { methods: GET, path: "/api/tags", handler: |app, _| now(tags(&app)), refuse },
-    Route { methods: GET_ONLY, path: "/api/ps", handler: |app, _| now(running(&app)), refuse },
-    Route { methods: POST, path: "/api/show", handler: |app, call| later(shown(app, call)), refuse },
-    Route { methods: POST, path: "/api/create", handler: |app, call| later(create::create(app, call)), refuse },
-    Route { methods: POST, path: "/api/copy", handler: |app, call| later(copy::copy(app, call)), refuse },
-    Route { methods: DELETE, path: "/api/delete", handler: |app, call| later(delete::delete(app, call)), refuse },
-    Route { methods: POST, path: "/api/pull", handler: |app, call| later(pull::pull(app, call)), refuse },
-    Route { methods: POST, path: "/api/generate", handler: |app, call| later(generate::generate(app, call)), refuse },
-    Route { methods: POST, path: "/api/chat", handler: |app, call| later(inference::chat(app, call)), refuse },
-    Route { methods: POST, path: "/api/embed", handler: |app, call| later(embed::embed(app, call)), refuse },
-    Route { methods: POST, path: "/api/embeddings", handler: |app, call| later(embed::embeddings(app, call)), refuse },
-    Route { methods: POST, path: "/api/push", handler: |app, call| later(push::push(app, call)), refuse },
-    Route { methods: GET_ONLY, path: "/api/status", handler: |_, _| now(cloud::status()), refuse },
-    Route { methods: POST, path: "/api/me", handler: |app, call| later(cloud::me(app, call)), refuse },
-    Route { methods: POST, path: "/api/signout", handler: |app, call| later(cloud::sign_out(app, call)), refuse },
+    Route { methods: GET, path: "/", access: Access::Open, handler: |_, _| now(root()), refuse },
+    Route { methods: GET, path: "/api/version", access: Access::ANY, handler: |_, _| now(version()), refuse },
+    Route {
+        methods: GET,
+        path: "/api/tags",
+        access: Access::READ,
+        handler: |app, call| now(tags(&app, &call.grant)),
+        refuse,
+    },
+    Route {
+        methods: GET_ONLY,
+        path: "/api/ps",
+        access: Access::READ,
+        handler: |app, call| now(running(&app, &call.grant)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/show",
+        access: Access::READ,
+        handler: |app, call| later(shown(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/create",
+        access: Access::MANAGE,
+        handler: |app, call| later(create::create(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/copy",
+        access: Access::MANAGE,
+        handler: |app, call| later(copy::copy(app, call)),
+        refuse,
+    },
     Route {
         methods: DELETE,
-        path: "/api/user/keys/{key}",
+        path: "/api/delete",
+        access: Access::MANAGE,
+        handler: |app, call| later(delete::delete(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/pull",
+        access: Access::MANAGE,
+        handler: |app, call| later(pull::pull(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/generate",
+        access: Access::INFER,
+        handler: |app, call| later(generate::generate(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/chat",
+        access: Access::INFER,
+        handler: |app, call| later(inference::chat(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/embed",
+        access: Access::INFER,
+        handler: |app, call| later(embed::embed(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/embeddings",
+        access: Access::INFER,
+        handler: |app, call| later(embed::embeddings(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/push",
+        access: Access::MANAGE,
+        handler: |app, call| later(push::push(app, call)),
+        refuse,
+    },
+    Route { methods: GET_ONLY, path: "/api/status", access: Access::ANY, handler: |_, _| now(cloud::status()), refuse },
+    Route {
+        methods: POST,
+        path: "/api/me",
+        access: Access::ANY,
+        handler: |app, call| later(cloud::me(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: "/api/signout",
+        access: Access::ANY,
         handler: |app, call| later(cloud::sign_out(app, call)),
         refuse,
     },
-    Route { methods: POST, path: WEB_SEARCH, handler: |app, call| later(cloud::web_search(app, call)), refuse },
-    Route { methods: POST, path: WEB_FETCH, handler: |app, call| later(cloud::web_fetch(app, call)), refuse },
-    Route { methods: GET_ONLY, path: RECOMMENDATIONS, handler: |app, _| now(recommendations(&app)), refuse },
-    Route { methods: GET, path: "/openapi.yaml", handler: |_, _| now(openapi()), refuse },
+    Route {
+        methods: DELETE,
+        path: "/api/user/keys/{key}",
+        access: Access::ANY,
+        handler: |app, call| later(cloud::sign_out(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: WEB_SEARCH,
+        access: Access::READ,
+        handler: |app, call| later(cloud::web_search(app, call)),
+        refuse,
+    },
+    Route {
+        methods: POST,
+        path: WEB_FETCH,
+        access: Access::READ,
+        handler: |app, call| later(cloud::web_fetch(app, call)),
+        refuse,
+    },
+    Route {
+        methods: GET_ONLY,
+        path: RECOMMENDATIONS,
+        access: Access::READ,
+        handler: |app, call| now(recommendations(&app, &call.grant)),
+        refuse,
+    },
+    Route { methods: GET, path: "/openapi.yaml", access: Access::ANY, handler: |_, _| now(openapi()), refuse },
 ];
 
 /// Native routes that take their body as it comes.
 pub static UPLOADS: &[Route] = &[Route {
     methods: HEAD_POST,
     path: "/api/blobs/{digest}",
+    access: Access::MANAGE,
     handler: |app, call| later(blobs::blob(app, call)),
     refuse,
 }];
@@ -102,18 +207,18 @@ fn version() -> Reply {
     api::whole(StatusCode::OK, JSON, body)
 }
 
-fn tags(app: &App) -> Reply {
-    let installed = app.store.list();
+fn tags(app: &App, grant: &Grant) -> Reply {
+    let installed = app.visible(grant);
     api::whole(StatusCode::OK, JSON, listing::tags(installed.iter().map(|model| &**model)))
 }
 
-fn recommendations(app: &App) -> Reply {
-    let installed = app.store.list();
+fn recommendations(app: &App, grant: &Grant) -> Reply {
+    let installed = app.visible(grant);
     cloud::recommendations(installed.iter().map(|model| &**model))
 }
 
-fn running(app: &App) -> Reply {
-    let installed = app.store.list();
+fn running(app: &App, grant: &Grant) -> Reply {
+    let installed = app.visible(grant);
     // The name an engine was asked by last may be deleted while another one shares the engine.
     let find = |engine: &crate::scheduler::EngineSnapshot| {
         let named = installed.iter().find(|model| model.name == engine.model);
@@ -132,8 +237,7 @@ async fn shown(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
         return Err(ApiError::ModelRequired);
     }
     let wanted = Wanted::parse(asked)?;
-    let model = wanted.find(&app, &wanted.name.display(), "remote model details are unavailable")?;
-    call.facts.set_model(model.name.display());
+    let model = wanted.find(&app, &call, &wanted.name.display(), "remote model details are unavailable")?;
     let snapshot = app.scheduler.snapshot();
     let context_length = snapshot.engines.iter().find(|engine| engine.key == model.engine_key());
     let context_length = context_length.and_then(|engine| engine.context_length);

@@ -13,9 +13,10 @@ use super::response::{Asked, Clock, Translator};
 use super::stream::Lines;
 use super::thoughts::Splitter;
 use super::{JSON, NDJSON};
-use crate::api::{self, App, Body, Call, Reply};
+use crate::access::Scope;
+use crate::api::{self, App, Body, Call, Reply, Trace};
 use crate::model::Installed;
-use crate::scheduler::{EngineBody, KeepAlive, Lease};
+use crate::scheduler::{Content, EngineBody, KeepAlive, Lease, Origin};
 use crate::telemetry::Facts;
 
 /// A request whose lease is here.
@@ -23,7 +24,10 @@ pub struct Run {
     model: Arc<Installed>,
     lease: Lease,
     request_id: Arc<str>,
+    trace: Option<Arc<Trace>>,
     facts: Arc<Facts>,
+    /// Which requests the engine takes first; `None` = as they come.
+    priority: Option<i32>,
     clock: Clock,
 }
 
@@ -47,7 +51,8 @@ pub struct Question {
 }
 
 impl Run {
-    /// Waits for a lease.
+    /// Waits for a lease. How long a model stays is no business of a key that may not unload it: its `keep_alive` is not
+    /// heeded (decision 0045).
     ///
     /// # Errors
     /// [`ApiError::NoLease`].
@@ -57,9 +62,17 @@ impl Run {
         model: &Arc<Installed>,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Self, ApiError> {
-        let lease = app.scheduler.lease(model, keep_alive).await?;
+        let keep_alive = keep_alive.filter(|_| call.grant.may(Scope::Manage));
+        let lease = app.lease(call, model, keep_alive).await?;
+        call.facts.set_asked(call.body.len(), lease.max_model_len());
         let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
-        Ok(Self { model: model.clone(), lease, request_id: call.request_id.clone(), facts: call.facts.clone(), clock })
+        let (request_id, trace, facts) = (call.request_id.clone(), call.trace.clone(), call.facts.clone());
+        let priority = call.grant.priority();
+        Ok(Self { model: model.clone(), lease, request_id, trace, facts, priority, clock })
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin { request_id: &self.request_id, trace: self.trace.as_deref() }
     }
 
     /// The engine's name for the model.
@@ -113,7 +126,7 @@ impl Run {
     /// # Errors
     /// What the engine says, or that it is gone.
     pub async fn fetch(&self, path: &'static str, body: Bytes) -> Result<Bytes, ApiError> {
-        let answer = self.lease.post(path, body, &self.request_id).await?;
+        let answer = self.lease.post(path, self.content(body), self.origin()).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         if status.is_success() { Ok(body) } else { Err(ApiError::from_engine(status, &body)) }
@@ -133,13 +146,23 @@ impl Run {
     /// # Errors
     /// What the engine says against the request, or that it is gone.
     pub async fn open(&self, question: &Question) -> Result<Opened, ApiError> {
-        let answer = self.lease.post(question.endpoint.path(), question.body.clone(), &self.request_id).await?;
+        let content = self.content(question.body.clone());
+        let answer = self.lease.post(question.endpoint.path(), content, self.origin()).await?;
         if answer.status().is_success() {
             return Ok(Opened(answer));
         }
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         Err(ApiError::from_engine(status, &body))
+    }
+
+    /// Which requests the engine takes first: the lower number; `None` = as they come.
+    pub fn priority(&self) -> Option<i32> {
+        self.priority
+    }
+
+    fn content(&self, body: Bytes) -> Content {
+        Content { priority: self.priority, ..body.into() }
     }
 
     /// Tells the client what the engine answers.

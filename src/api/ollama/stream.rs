@@ -45,6 +45,7 @@ where
         while lines.progress == Progress::Waiting {
             poll_fn(|context| lines.poll_read(context)).await?;
         }
+        lines.translator.begin();
         Ok(lines)
     }
 

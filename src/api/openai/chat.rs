@@ -23,7 +23,7 @@ pub async fn chat(app: Arc<App>, mut call: Call) -> Result<Reply, PassError> {
     let mut request = Request::read(&mut call)?;
     let model = find(&app, &call, request.asked())?;
     prepare(&mut request, &model)?;
-    let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
+    let lease = app.lease(&call, &model, None).await.map_err(ApiError::from)?;
     let limit = Limit { max_model_len: lease.max_model_len(), answer: None, always: false };
     defaults::complete(&mut request, &model, limit, &["max_completion_tokens", "max_tokens"]);
     request.pass_over(lease, call, "/v1/chat/completions", &DIALECT).await

@@ -19,7 +19,7 @@ pub async fn completions(app: Arc<App>, mut call: Call) -> Result<Reply, PassErr
     let mut request = Request::read(&mut call)?;
     let model = find(&app, &call, request.asked())?;
     prepare(&mut request, &model)?;
-    let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
+    let lease = app.lease(&call, &model, None).await.map_err(ApiError::from)?;
     // Silence means 16 tokens to the engine, and to Ollama's clients an answer to its end.
     let limit = Limit { max_model_len: lease.max_model_len(), answer: None, always: true };
     // An echo of nothing but the prompt is how its log-probabilities are asked for.

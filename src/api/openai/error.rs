@@ -35,7 +35,13 @@ pub fn whole(told: &Told) -> Reply {
 /// Any refusal in this dialect's shape.
 #[must_use]
 pub fn refuse(status: StatusCode, text: &str) -> Reply {
-    whole(&Told { status, message: text.to_owned(), param: None, code: None })
+    // Clients of OpenAI's tell these by their codes.
+    let code = match status {
+        StatusCode::UNAUTHORIZED => Some("invalid_api_key"),
+        StatusCode::TOO_MANY_REQUESTS => Some("rate_limit_exceeded"),
+        _ => None,
+    };
+    whole(&Told { status, message: text.to_owned(), param: None, code: code.map(str::to_owned) })
 }
 
 /// The error object.

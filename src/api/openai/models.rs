@@ -39,8 +39,8 @@ impl<'a> Model<'a> {
 ///
 /// # Errors
 /// None.
-pub async fn list(app: Arc<App>, _call: Call) -> Result<Reply, PassError> {
-    let installed = app.store.list();
+pub async fn list(app: Arc<App>, call: Call) -> Result<Reply, PassError> {
+    let installed = app.visible(&call.grant);
     let data = installed.iter().map(|model| Model::of(model, model.name.display().into())).collect();
     Ok(told(&List { object: "list", data }))
 }
@@ -52,8 +52,7 @@ pub async fn list(app: Arc<App>, _call: Call) -> Result<Reply, PassError> {
 pub async fn retrieve(app: Arc<App>, call: Call) -> Result<Reply, PassError> {
     let asked = unescaped(&call.parameter);
     let wanted = Wanted::parse(&asked)?;
-    let model = wanted.find(&app, &wanted.name.display(), "remote model details are unavailable")?;
-    call.facts.set_model(model.name.display());
+    let model = wanted.find(&app, &call, &wanted.name.display(), "remote model details are unavailable")?;
     Ok(told(&Model::of(&model, asked)))
 }
 

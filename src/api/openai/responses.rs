@@ -34,7 +34,7 @@ pub async fn create(app: Arc<App>, mut call: Call) -> Result<Reply, PassError> {
         return Ok(not_kept(&id, Some("previous_response_id")));
     }
     prepare(&mut request, &model)?;
-    let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
+    let lease = app.lease(&call, &model, None).await.map_err(ApiError::from)?;
     let limit = Limit { max_model_len: lease.max_model_len(), answer: None, always: false };
     defaults::complete(&mut request, &model, limit, &["max_output_tokens"]);
     request.pass_over(lease, call, "/v1/responses", &DIALECT).await

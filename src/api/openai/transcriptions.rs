@@ -29,7 +29,7 @@ pub async fn transcribe(app: Arc<App>, mut call: Call) -> Result<Reply, PassErro
     if !model.card.can(Capability::Audio) {
         return Err(ApiError::Unable(format!("{:?}", form.asked()), "audio").into());
     }
-    let lease = app.scheduler.lease(&model, None).await.map_err(ApiError::from)?;
+    let lease = app.lease(&call, &model, None).await.map_err(ApiError::from)?;
     let asked = form.asked().to_owned();
     let content = form.renamed(lease.served_name());
     drop(form);

@@ -122,6 +122,7 @@ impl Events {
                 Meaning::Last => self.progress = Progress::Done,
                 Meaning::More => self.progress = self.progress.max(Progress::Begun),
             }
+            facts.add_event();
             let counts = self.usage.note_event(line, facts);
             if counts && self.hides_usage && memmem::find(line, b"\"choices\":[]").is_some() {
                 self.skips_end = true;

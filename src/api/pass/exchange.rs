@@ -37,7 +37,8 @@ impl Question {
     pub async fn ask(self, lease: Lease, call: Call) -> Result<Reply, PassError> {
         let served = lease.served_name().to_owned();
         let Self { content, asked, hides_usage, path, dialect } = self;
-        let answer = lease.post(path, content, &call.request_id).await.map_err(ApiError::from)?;
+        let content = Content { priority: call.grant.priority(), ..content };
+        let answer = lease.post(path, content, call.origin()).await.map_err(ApiError::from)?;
         let (mut head, body) = answer.into_parts();
         let content_type = head.headers.remove(CONTENT_TYPE);
         if !head.status.is_success() {

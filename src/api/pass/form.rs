@@ -58,14 +58,14 @@ impl Form {
     pub fn renamed(&self, served: &str) -> Content {
         let kind = Cow::Owned(format!("multipart/form-data; boundary=\"{}\"", self.boundary));
         if self.asked() == served {
-            return Content { kind, bytes: self.body.clone() };
+            return Content { kind, bytes: self.body.clone(), priority: None };
         }
         let Range { start, end } = self.place.clone();
         let mut bytes = Vec::with_capacity(self.body.len() + served.len());
         for part in [&self.body[..start], served.as_bytes(), &self.body[end..]] {
             bytes.extend_from_slice(part);
         }
-        Content { kind, bytes: bytes.into() }
+        Content { kind, bytes: bytes.into(), priority: None }
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
     fn the_model_is_found_and_nothing_else_changes() {
         let form = read(FORM).expect("a form");
         assert_eq!(form.asked(), "Whisper");
-        let Content { kind, bytes } = form.renamed("whisper:latest");
+        let Content { kind, bytes, .. } = form.renamed("whisper:latest");
         assert_eq!(kind, "multipart/form-data; boundary=\"b-1\"");
         assert_eq!(bytes, FORM.replace("Whisper", "whisper:latest"));
         assert_eq!(form.renamed("Whisper").bytes.as_ptr(), form.body.as_ptr());

@@ -143,7 +143,7 @@ impl Request {
         path: &'static str,
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
-        let lease = app.scheduler.lease(model, None).await.map_err(ApiError::from)?;
+        let lease = app.lease(&call, model, None).await.map_err(ApiError::from)?;
         self.pass_over(lease, call, path, dialect).await
     }
 
@@ -152,12 +152,19 @@ impl Request {
     /// # Errors
     /// What goes wrong before the answer has begun.
     pub async fn pass_over(
-        self,
+        mut self,
         lease: Lease,
         call: Call,
         path: &'static str,
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
+        call.facts.set_asked(self.body.len(), lease.max_model_len());
+        if let Some(priority) = call.grant.priority()
+            && (priority != 0 || self.member("priority").is_some())
+        {
+            // Not the client's own; pooling models know no header for it.
+            self.set("priority", priority.to_string().as_bytes());
+        }
         let hides_usage = self.hides_usage;
         let asked = self.asked.clone();
         let content = self.spliced(lease.served_name()).into();
@@ -170,9 +177,7 @@ impl Request {
 /// # Errors
 /// [`ApiError::NotFound`] and what is wrong with the name.
 pub fn find(app: &App, call: &Call, asked: &str) -> Result<Arc<Installed>, ApiError> {
-    let model = Wanted::parse(asked)?.find(app, asked, "remote inference is unavailable")?;
-    call.facts.set_model(model.name.display());
-    Ok(model)
+    Wanted::parse(asked)?.find(app, call, asked, "remote inference is unavailable")
 }
 
 #[cfg(test)]

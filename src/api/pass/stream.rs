@@ -51,6 +51,7 @@ where
         while passed.events.progress() == Progress::Waiting {
             poll_fn(|context| passed.poll_read(context)).await?;
         }
+        passed.facts.set_first_token();
         Ok(passed)
     }
 

@@ -11,6 +11,7 @@ mod place;
 mod port;
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -51,6 +52,11 @@ pub(super) fn run(config: &Config) -> i32 {
             std::process::exit(1);
         })
     })
+}
+
+/// The version of the vLLM that a program belongs to, by the files of its package.
+pub(super) fn engine_version(program: &Path) -> Option<String> {
+    engine_version::look(program).version
 }
 
 /// What keeps engines from starting, and what else should be known, before the first start. Looks at neither the port nor

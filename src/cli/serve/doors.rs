@@ -13,6 +13,15 @@ use crate::server::Door;
 pub(super) struct Sockets {
     listeners: Vec<TcpListener>,
     inherited: bool,
+    monitoring: Option<TcpListener>,
+}
+
+/// What the server listens on.
+pub(super) struct Doors {
+    /// For clients.
+    pub clients: Vec<Door>,
+    /// For monitoring, where it is wanted.
+    pub monitoring: Option<Door>,
 }
 
 /// The sockets that were handed over; to be called before anything else is opened.
@@ -23,10 +32,12 @@ pub(super) fn inherited(config: &Config) -> Result<Vec<OwnedFd>, Problem> {
     })
 }
 
-/// Takes what was handed over, or else opens the port.
+/// Takes what was handed over, or else opens the port; and opens the one for monitoring.
 pub(super) fn open(config: &Config, inherited: Vec<OwnedFd>) -> Result<Sockets, Problem> {
+    let monitoring = config.metrics_listen.map(|address| listen(address, "VLLAMA_METRICS_LISTEN")).transpose()?;
     if inherited.is_empty() {
-        return Ok(Sockets { listeners: vec![listen(config)?], inherited: false });
+        let listener = listen(config.listen, "OLLAMA_HOST")?;
+        return Ok(Sockets { listeners: vec![listener], inherited: false, monitoring });
     }
     let take = |descriptor: OwnedFd| {
         let listener = TcpListener::from(descriptor);
@@ -42,23 +53,26 @@ pub(super) fn open(config: &Config, inherited: Vec<OwnedFd>) -> Result<Sockets, 
             "pass TCP sockets (in a socket unit `ListenStream=PORT`)",
         )
     })?;
-    Ok(Sockets { listeners, inherited: true })
+    Ok(Sockets { listeners, inherited: true, monitoring })
 }
 
-fn listen(config: &Config) -> Result<TcpListener, Problem> {
-    let bound = TcpListener::bind(config.listen).and_then(|listener| {
+/// Opens a port; `variable` is the setting that names it.
+fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, Problem> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
     bound.map_err(|error| {
         let fix = match error.kind() {
             ErrorKind::AddrInUse => {
-                "stop what uses the port (another vllama, or ollama?), or choose another with OLLAMA_HOST=127.0.0.1:PORT"
+                format!(
+                    "stop what uses the port (another vllama, or ollama?), or choose another with {variable}=127.0.0.1:PORT"
+                )
             }
-            ErrorKind::PermissionDenied => "choose a port above 1023 with OLLAMA_HOST=127.0.0.1:PORT",
-            _ => "choose an address of this machine with OLLAMA_HOST",
+            ErrorKind::PermissionDenied => format!("choose a port above 1023 with {variable}=127.0.0.1:PORT"),
+            _ => format!("choose an address of this machine with {variable}"),
         };
-        Problem::new(format!("cannot listen on {}", config.listen), error, fix)
+        Problem::new(format!("cannot listen on {address}"), error, fix)
     })
 }
 
@@ -68,10 +82,28 @@ impl Sockets {
         self.listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(config.listen)
     }
 
+    /// All addresses.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The address of the port for monitoring, if there is one.
+    pub(super) fn monitoring(&self) -> Option<SocketAddr> {
+        self.monitoring.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// For the server; inside of the runtime.
-    pub(super) fn doors(self) -> std::io::Result<Vec<Door>> {
-        let inherited = self.inherited;
-        let door = |listener| Ok(Door { listener: tokio::net::TcpListener::from_std(listener)?, inherited });
-        self.listeners.into_iter().map(door).collect()
+    pub(super) fn doors(self) -> std::io::Result<Doors> {
+        let door = |listener, inherited| {
+            Ok::<_, std::io::Error>(Door { listener: tokio::net::TcpListener::from_std(listener)?, inherited })
+        };
+        Ok(Doors {
+            clients: self
+                .listeners
+                .into_iter()
+                .map(|listener| door(listener, self.inherited))
+                .collect::<Result<_, _>>()?,
+            monitoring: self.monitoring.map(|listener| door(listener, false)).transpose()?,
+        })
     }
 }

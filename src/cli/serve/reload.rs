@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::keep_alives::KeepAlives;
+use super::keys::Keys;
 use super::{limits, server_settings};
 use crate::cli::problem::Problem;
 use crate::config::{self, Config, Verb};
@@ -32,8 +33,9 @@ impl Wanted {
 type Shown = fn(&Config) -> String;
 
 /// Settings that hold until the next start: whoever depends on them was made from them.
-const FIXED: [(&str, Shown); 12] = [
+const FIXED: [(&str, Shown); 14] = [
     ("host", |config| config.listen.to_string()),
+    ("metrics-listen", |config| format!("{:?}", config.metrics_listen)),
     ("models-dir", |config| config.models.display().to_string()),
     ("base-models-dir", |config| config.base_models.display().to_string()),
     ("state-dir", |config| config.state.display().to_string()),
@@ -42,6 +44,7 @@ const FIXED: [(&str, Shown); 12] = [
     ("gpu-helper", |config| format!("{:?}", config.gpu_helper)),
     ("memory-budget", |config| format!("{:?}", config.memory_budget)),
     ("max-connections", |config| config.max_connections.to_string()),
+    ("keys", |config| format!("{:?}", config.keys)),
     ("replays", |config| config.replays.to_string()),
     ("context-length", |config| format!("{:?}", config.context_length)),
     ("log-format", |config| config.json_logs.to_string()),
@@ -84,11 +87,16 @@ pub(super) struct Reload {
     pub server: watch::Sender<Arc<server::Settings>>,
     /// Gets its part, too.
     pub scheduler: Scheduler,
+    /// The keys, where they are asked for.
+    pub keys: Option<Arc<Keys>>,
 }
 
 impl Reload {
     /// Does it, and logs what has come of it. Reads a file, so it may block for a moment.
     pub(super) fn reload(&self) {
+        if let Some(keys) = &self.keys {
+            keys.look();
+        }
         let wanted = match read_again() {
             Ok(wanted) => wanted,
             Err(why) => {
@@ -102,7 +110,7 @@ impl Reload {
         }
         let changed = differing(&LIVE, &self.wanted.borrow().config, &wanted.config);
         let fixed = differing(&FIXED, &self.started, &wanted.config);
-        self.server.send_replace(Arc::new(server_settings(&wanted.config)));
+        self.server.send_replace(Arc::new(server_settings(&wanted.config, self.keys.as_deref())));
         let limits = limits(&wanted.config);
         self.wanted.send_replace(Arc::new(wanted));
         // Last: it asks for the keep-alive of each model anew.

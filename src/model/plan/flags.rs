@@ -127,6 +127,9 @@ pub(super) fn choose(case: &Case<'_>) -> Chosen {
             "a small GPU: fewer requests at a time leave room for the cache",
         );
     }
+    if case.wishes.priorities {
+        chosen.with("--scheduling-policy", "priority", "keys have priorities; equal ones go in the order they came");
+    }
     if case.checkpoint.card.format == Format::Mistral {
         for flag in ["--tokenizer-mode", "--config-format", "--load-format"] {
             chosen.with(flag, "mistral", "the checkpoint comes in Mistral's own files");

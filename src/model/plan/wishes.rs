@@ -25,6 +25,8 @@ pub struct Wishes {
     pub reasoning_parser: Option<String>,
     /// Which program answers the engine's requests.
     pub frontend: FrontendWish,
+    /// Whether requests say which of them go first.
+    pub priorities: bool,
     /// Whether Python code that comes with the checkpoint may run.
     pub trust_remote_code: bool,
 }

@@ -136,6 +136,16 @@ impl Store {
         Ok(store)
     }
 
+    /// Bytes of all installed models on disk, as they were when they were installed; what several names share counts once.
+    /// Does not look at the disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let known = self.known();
+        let sizes: HashMap<_, _> =
+            known.values().map(|known| (known.model.engine_key(), known.model.manifest.size)).collect();
+        sizes.values().sum()
+    }
+
     /// All installed models, newest first; looks at the disk, since another vllama may have changed something.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Installed>> {

@@ -64,12 +64,16 @@ pub(super) struct Core {
     actions: Vec<Action>,
     /// When to look again although nothing happens.
     look_at: Option<Instant>,
+    /// Times a loaded engine went to make room.
+    swaps: u64,
+    /// Times an engine in use took nothing new to make room.
+    drains: u64,
 }
 
 impl Core {
     pub(super) fn new(rules: Rules, devices: Vec<Option<u64>>) -> Self {
         let (seats, actions) = (BTreeMap::new(), Vec::new());
-        Self { rules, devices, seats, waiting: 0, closed: false, actions, look_at: None }
+        Self { rules, devices, seats, waiting: 0, closed: false, actions, look_at: None, swaps: 0, drains: 0 }
     }
 
     /// Makes an engine known; it is down. The keep-alive is for requests that name none.
@@ -97,6 +101,24 @@ impl Core {
     /// What is known of an engine.
     pub(super) fn seat(&self, engine: EngineId) -> Option<&Seat> {
         self.seats.get(&engine)
+    }
+
+    /// How often a loaded engine went to make room, and how often one in use took nothing new for that.
+    pub(super) fn moves(&self) -> (u64, u64) {
+        (self.swaps, self.drains)
+    }
+
+    /// The budget of each device, and what engines are charged for there, in bytes.
+    pub(super) fn devices(&self) -> Vec<(Option<u64>, u64)> {
+        let mut devices: Vec<_> = self.devices.iter().map(|budget| (*budget, 0)).collect();
+        for seat in self.seats.values() {
+            for device in &seat.place {
+                if let Some((_, used)) = devices.get_mut(*device) {
+                    *used += seat.charge();
+                }
+            }
+        }
+        devices
     }
 
     /// Whether no more leases are given.

@@ -126,6 +126,8 @@ impl Core {
             }
             ledger.reserve(&head, &place);
         }
+        let newly = self.seats.iter().filter(|(id, seat)| seat.yields && !yielding.contains(id)).count();
+        self.drains += newly as u64;
     }
 
     /// Those who need a place, in the order in which they asked.
@@ -310,6 +312,7 @@ impl Core {
     }
 
     fn leave_now(&mut self, engine: EngineId, exit: Exit, now: Instant) {
+        self.swaps += u64::from(self.seats.get(&engine).is_some_and(|seat| seat.life.is_loaded()));
         if exit == Exit::Stop {
             return self.stop(engine);
         }

@@ -27,6 +27,7 @@
 //! | `FAKE_VLLM_MAX_MODEL_LEN` | longest sequence (`--max-model-len`, else the checkpoint's `config.json`, else 8192) |
 //! | `FAKE_VLLM_SLEEP_MS` | milliseconds it takes to fall asleep (0) |
 //! | `FAKE_VLLM_SLEEP_FAULT` | what goes wrong with sleeping and waking (see [`sleep::SleepFault`]) |
+//! | `FAKE_VLLM_METRICS` | `hang`: never answer `/metrics`; else a file with the page that is told instead |
 //! | `FAKE_VLLM_REQUESTS` | a file that gets one JSON line `{path, headers, body}` for each request |
 //!
 //! Words in the prompt: `FAKE:<fault> [N]` (the fault after N tokens, 3 unless told), `FAKE:count N` (answers the

@@ -93,6 +93,9 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
     let body = body.collect().await.map_err(|_| CutOff)?.to_bytes();
     let path = head.uri.path();
     if head.method == Method::GET {
+        if path == "/metrics" && engine.settings.metrics_hang {
+            std::future::pending::<()>().await;
+        }
         return Ok(get(path, &engine));
     }
     // A pooling engine has other routes than one that generates.

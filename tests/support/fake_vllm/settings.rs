@@ -63,6 +63,10 @@ pub struct Settings {
     pub sleep_fault: Option<SleepFault>,
     /// Where requests are written down.
     pub requests: Option<PathBuf>,
+    /// `/metrics` is never answered.
+    pub metrics_hang: bool,
+    /// What `/metrics` tells instead of its own figures.
+    pub metrics: Option<PathBuf>,
 }
 
 impl Settings {
@@ -97,6 +101,8 @@ impl Settings {
             sleep_fault: text("FAKE_VLLM_SLEEP_FAULT")
                 .map(|name| SleepFault::named(&name).expect("FAKE_VLLM_SLEEP_FAULT: a known fault")),
             requests: text("FAKE_VLLM_REQUESTS").map(PathBuf::from),
+            metrics_hang: text("FAKE_VLLM_METRICS").is_some_and(|value| value == "hang"),
+            metrics: text("FAKE_VLLM_METRICS").filter(|value| value != "hang").map(PathBuf::from),
         }
     }
 

@@ -55,6 +55,8 @@ pub struct Vllama {
     pub client: Client,
     /// Its address.
     pub address: SocketAddr,
+    /// The address of its port for monitoring, if it has one.
+    pub monitoring: Option<SocketAddr>,
     process: Running,
     directory: Arc<TempDir>,
     mark: String,
@@ -489,7 +491,7 @@ impl Builder {
     pub async fn start_listening(self) -> Vllama {
         let mut process = self.spawn();
         let mark = self.mark.clone();
-        let address = eventually("vllama listens", async || {
+        let listening = eventually("vllama listens", async || {
             let event =
                 |line: &String| serde_json::from_str::<Value>(line).ok().filter(|event| event["event"] == "listening");
             let listening = process.stdout.all().iter().find_map(event);
@@ -502,11 +504,22 @@ impl Builder {
             listening
         })
         .await;
-        let address = address["address"].as_str().and_then(|address| address.parse().ok());
-        let address: SocketAddr = address.expect("the address of the listening event");
+        let told = |name: &str| -> Option<SocketAddr> { listening[name].as_str()?.parse().ok() };
+        let (address, monitoring) = (told("address").expect("the address of the listening event"), told("metrics"));
         let Self { directory, mark, start_limit, arguments, environment, inherited: _ } = self;
         let client = Client::Tcp(address);
-        Vllama { client, address, process, directory, mark, start_limit, arguments, environment, abandoned: false }
+        Vllama {
+            client,
+            address,
+            monitoring,
+            process,
+            directory,
+            mark,
+            start_limit,
+            arguments,
+            environment,
+            abandoned: false,
+        }
     }
 
     /// Starts it and waits until it has ended by itself.
