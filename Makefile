@@ -67,7 +67,15 @@ FUZZ_SECONDS ?= 120
 
 .PHONY: chaos
 chaos: ## everything goes wrong two thousand times while requests run
-	@VLLAMA_CHAOS_ROUNDS=$${VLLAMA_CHAOS_ROUNDS:-2000} cargo test --locked --test chaos
+	@VLLAMA_CHAOS_ROUNDS=$${VLLAMA_CHAOS_ROUNDS:-2000} VLLAMA_CHAOS_LANES=$${VLLAMA_CHAOS_LANES:-4} cargo test --locked --test chaos -- rounds
+
+.PHONY: chaos-real
+chaos-real: engine ## the same with the real engine, twenty-five times
+	@VLLAMA_TEST_VENV=$(VENV) VLLAMA_CHAOS_REAL_ROUNDS=$${VLLAMA_CHAOS_REAL_ROUNDS:-25} cargo test --locked --test chaos -- real
+
+.PHONY: soak
+soak: ## ten minutes of requests while things go wrong; what vllama holds must not grow
+	@VLLAMA_SOAK_SECONDS=$${VLLAMA_SOAK_SECONDS:-600} cargo test --locked --test chaos -- soak
 
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine

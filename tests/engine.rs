@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "engine/changes.rs"]
+mod changes;
 #[path = "support/init/mod.rs"]
 mod support;
 
@@ -17,6 +19,7 @@ use serde_json::Value;
 use support::wait_until;
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::timeout;
+use vllama::engine::surroundings::{Surroundings, Unknown};
 use vllama::engine::{Client, Engine, EngineGone, Installation, Settings, State, Status};
 use vllama::init::{Init, Spawner};
 use vllama::model::plan::{Device, Frontend, Memory, Plan};
@@ -68,7 +71,7 @@ fn run_checks(ground: &Ground) -> usize {
         ("a slow engine is no hanging one, and neither is an idle one", &|| it_is_slow(ground)),
         ("memory is measured once it is ready and remembered", &|| memory_is_measured(ground)),
     ];
-    support::run_checks("engine", checks)
+    support::run_checks("engine", checks) + changes::run_checks(ground)
 }
 
 /// What all checks stand on.
@@ -122,10 +125,31 @@ impl Ground {
             left_out: Vec::new(),
             extra_environment: Vec::new(),
             refusal: None,
+            changes: Vec::new(),
             extra_arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             memory: Memory::default(),
             concurrency: 1,
         };
+        let settings = Settings {
+            directory: directory.path().join("run"),
+            log: directory.path().join("vllm.log"),
+            start_limit: NEVER,
+            heartbeat,
+            stop_limit: NEVER,
+            memory_limit: Duration::ZERO,
+            sleep_limit,
+        };
+        self.subject(directory, plan, settings, Arc::new(Unknown), variables)
+    }
+
+    fn subject(
+        &self,
+        directory: tempfile::TempDir,
+        plan: Plan,
+        settings: Settings,
+        surroundings: Arc<dyn Surroundings>,
+        variables: &[(&str, &str)],
+    ) -> Subject {
         let requests = directory.path().join("requests").display().to_string();
         let own = [("VLLM_SERVER_DEV_MODE", "1"), ("FAKE_VLLM_REQUESTS", requests.as_str())];
         let environment = own.iter().chain(variables).map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -135,16 +159,8 @@ impl Ground {
             cache: directory.path().join("cache"),
             environment,
         };
-        let settings = Settings {
-            directory: directory.path().join("run"),
-            log: directory.path().join("vllm.log"),
-            start_limit: NEVER,
-            heartbeat,
-            stop_limit: NEVER,
-            sleep_limit,
-        };
         let _inside = self.handle.enter();
-        let engine = Engine::new(plan, installation, self.spawner.clone(), settings);
+        let engine = Engine::new(plan, installation, self.spawner.clone(), settings, surroundings);
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (mut status, list) = (engine.status(), Arc::clone(&seen));
         self.handle.spawn(async move {

@@ -41,6 +41,7 @@ fn main() {
             ("lines that are no readings are passed over", &|| nonsense_is_passed_over(&spawner)),
             ("without a helper nothing is known", &|| without_a_helper_nothing_is_known(&spawner)),
             ("a first reading is waited for", &|| a_first_reading_is_waited_for(&spawner)),
+            ("those who hold memory are named", &|| holders_are_named(&spawner)),
             ("the real helper speaks", &|| the_real_helper_speaks(&spawner)),
         ];
         let failed = support::run_checks("gpu", checks);
@@ -103,6 +104,22 @@ fn the_latest_reading_is_at_hand(spawner: &Spawner) {
     std::fs::write(script.directory.path().join("helper.go"), "").unwrap();
     wait_until("the second reading", || name(&copy).as_deref() == Some("two"));
     // With the last copy the helper goes, which is what the check after this one looks for.
+}
+
+fn holders_are_named(spawner: &Spawner) {
+    let text = r#"{"gpus":[{"uuid":"GPU-a","memory_total":80,"memory_free":30,"processes":[{"pid":7,"name":"python3","memory":50}]},{}]}"#;
+    let script = Script::new(&format!("echo '{text}'; exec sleep 1000"));
+    let watch = watch(spawner, &script.path(), PACE);
+    let begun = std::time::Instant::now();
+    wait_until("a reading", || watch.latest().is_some());
+    let (read, reading) = watch.latest_at().unwrap();
+    assert!(read >= begun, "the time is that of the reading");
+    let visible = reading.visible(Some("GPU-a"));
+    let (number, gpu) = visible[0];
+    assert_eq!((visible.len(), number, gpu.memory_free), (1, 0, Some(30)));
+    let held: Vec<_> = gpu.processes.iter().map(|process| (process.pid, &*process.name, process.memory)).collect();
+    assert_eq!(held, [(7, "python3", Some(50))]);
+    assert!(reading.gpus[1].is_lost(), "a GPU of which nothing is known has fallen off the bus");
 }
 
 fn death_is_made_good(spawner: &Spawner) {

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use support::wait_until;
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::timeout;
+use vllama::engine::surroundings::Unknown;
 use vllama::engine::{Engine, Installation, Settings};
 use vllama::gpu::{Pace, Watch};
 use vllama::init::{Init, Spawner};
@@ -90,6 +91,7 @@ impl Ground {
             replays: 1,
             sleeping_memory: 1000 * GIB,
             measured: directory.path().join("measured.json"),
+            changes: directory.path().join("plan_changes.json"),
         };
         let _inside = self.handle.enter();
         let scheduler = Scheduler::new(factory, settings);
@@ -141,6 +143,7 @@ impl Ground {
                 memory: Memory { weights: model.manifest.size, cache: 0, overhead: 0 },
                 concurrency: 2,
                 refusal: None,
+                changes: Vec::new(),
             }),
             engine: Box::new(move |model, plan| {
                 let place = directory.join(model.name.model());
@@ -155,14 +158,16 @@ impl Ground {
                     directory: place,
                     start_limit: NEVER,
                     stop_limit: Duration::from_secs(5),
+                    memory_limit: Duration::ZERO,
                     sleep_limit: Duration::from_secs(5),
                     heartbeat: Duration::ZERO,
                 };
-                Engine::new(plan, installation, spawner.clone(), settings)
+                Engine::new(plan, installation, spawner.clone(), settings, Arc::new(Unknown))
             }),
             keep_alive: Box::new(|_| KeepAlive::Forever),
             devices,
             hardware: String::new(),
+            engine_version: String::new(),
         }
     }
 }

@@ -63,6 +63,7 @@ fn run_checks(spawner: &Spawner, signals: &AtomicUsize) -> usize {
         ("kill_all finds who left the session", &|| deserters_are_found(spawner)),
         ("kill_all finds them after the leader's death", &|| deserters_are_found_without_their_leader(spawner)),
         ("kill_all kills what forks all the time", &|| forking_is_no_escape(spawner)),
+        ("freeze_except stops all but the spared, and they can be killed", &|| the_frozen_can_be_killed(spawner)),
         ("kill_all kills nobody else", &|| others_are_spared(spawner)),
         ("a recycled pid is nobody else's", &|| recycled_pids_are_told_apart(spawner)),
         ("many files, no core dumps", &|| limits_are_set(spawner)),
@@ -326,6 +327,29 @@ fn deserters_are_found(spawner: &Spawner) {
         let sessions = session.members().into_iter().filter_map(look).map(|seen| seen.session);
         let sessions: std::collections::HashSet<i32> = sessions.collect();
         sessions.len() == 2 && sessions.contains(&started.child.pid())
+    });
+    session.kill_all();
+    assert_eq!(started.exit(), Exit::Signal(9));
+    wait_until("all members are dead", || session.members().is_empty());
+}
+
+fn the_frozen_can_be_killed(spawner: &Spawner) {
+    let mut started = script(spawner, "setsid -f sleep 1001 & setsid -f sleep 1002 & wait; echo ready; sleep 1000");
+    started.ready();
+    let session = started.session();
+    let spared = |command: &str| command.contains("1002");
+    let states = || {
+        let members = session.members().into_iter();
+        let states = members.filter_map(|pid| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((spared(&command), look(pid)?.state))
+        });
+        states.collect::<Vec<_>>()
+    };
+    wait_until("all are members", || states().iter().any(|(spared, _)| *spared) && states().len() > 2);
+    session.freeze_except(spared);
+    wait_until("all but the spared one are stopped", || {
+        states().iter().all(|(spared, state)| *spared == (*state != 'T'))
     });
     session.kill_all();
     assert_eq!(started.exit(), Exit::Signal(9));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
+use vllama::engine::surroundings::Unknown;
 use vllama::engine::{Engine, Installation, Settings};
 use vllama::init::{Init, Spawner};
 use vllama::model::plan::{Hardware, Plan, Wishes};
@@ -100,6 +101,7 @@ fn settings(directory: &Path) -> scheduler::Settings {
         replays: 1,
         sleeping_memory: 0,
         measured: directory.join("measured.json"),
+        changes: directory.join("plan_changes.json"),
     }
 }
 
@@ -123,12 +125,14 @@ fn factory(directory: &Path, spawner: Spawner) -> Factory {
                 start_limit: limit,
                 heartbeat: Duration::ZERO,
                 stop_limit: limit,
+                memory_limit: Duration::ZERO,
                 sleep_limit: limit,
             };
-            Engine::new(plan, installation, spawner.clone(), settings)
+            Engine::new(plan, installation, spawner.clone(), settings, Arc::new(Unknown))
         }),
         keep_alive: Box::new(|_| KeepAlive::Forever),
         devices: Devices::Cpu(1 << 40),
         hardware: String::new(),
+        engine_version: String::new(),
     }
 }

@@ -11,12 +11,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
+use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
-use vllama::gpu::{Gpu, Reading};
+use vllama::gpu::{Gpu, Process, Reading};
 
 /// Time between two lines.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// Longest path of a program that is asked for, in bytes.
+const LONGEST_PATH: usize = 4096;
 
 /// Time between two attempts to find a driver.
 const RETRY: Duration = Duration::from_secs(10);
@@ -91,10 +95,10 @@ impl Driver {
 
 fn gpu(nvml: &Nvml, index: u32) -> Gpu {
     // A GPU that has fallen off the bus keeps its place in the list, with nothing known.
-    nvml.device_by_index(index).map_or_else(|_| Gpu::default(), |device| figures(&device))
+    nvml.device_by_index(index).map_or_else(|_| Gpu::default(), |device| figures(nvml, &device))
 }
 
-fn figures(device: &Device<'_>) -> Gpu {
+fn figures(nvml: &Nvml, device: &Device<'_>) -> Gpu {
     let memory = device.memory_info().ok();
     Gpu {
         name: device.name().ok(),
@@ -110,5 +114,30 @@ fn figures(device: &Device<'_>) -> Gpu {
             .and_then(|version| Some((u32::try_from(version.major).ok()?, u32::try_from(version.minor).ok()?))),
         ecc_errors: device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
         power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1000.0),
+        processes: processes(nvml, device),
     }
+}
+
+/// Who holds its memory, the greediest first.
+fn processes(nvml: &Nvml, device: &Device<'_>) -> Vec<Process> {
+    // Drivers tell of those that compute and those that draw in two lists.
+    let lists = [device.running_compute_processes(), device.running_graphics_processes()];
+    let mut processes: Vec<Process> = Vec::new();
+    for found in lists.into_iter().flatten().flatten() {
+        let memory = match found.used_gpu_memory {
+            UsedGpuMemory::Used(bytes) => Some(bytes),
+            UsedGpuMemory::Unavailable => None,
+        };
+        if processes.iter().all(|known| known.pid != found.pid) {
+            processes.push(Process { pid: found.pid, name: program(nvml, found.pid), memory });
+        }
+    }
+    processes.sort_by_key(|process| std::cmp::Reverse(process.memory));
+    processes
+}
+
+/// The file name of the program that a process runs, which the driver tells with its path.
+fn program(nvml: &Nvml, pid: u32) -> String {
+    let path = nvml.sys_process_name(pid, LONGEST_PATH).unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default().to_owned()
 }

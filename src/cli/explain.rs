@@ -12,6 +12,7 @@ use crate::gpu::{Host, Pace, Watch};
 use crate::init::{Init, Spawner};
 use crate::model::plan::{Adapter, Checkpoint, Hardware, Plan};
 use crate::model::{Card, ModelName, Store};
+use crate::scheduler::remembered;
 
 /// Explains, and gives the exit code.
 pub(super) fn run(model: &str, config: &Config) -> i32 {
@@ -48,6 +49,8 @@ struct Subject {
     card: Card,
     adapter: Option<Adapter>,
     wishes_for: Option<ModelName>,
+    /// The key of its engine, when it is installed.
+    engine_key: Option<String>,
 }
 
 fn explain(model: &str, config: &Config, spawner: Spawner) -> Result<String, Problem> {
@@ -68,7 +71,11 @@ fn explain(model: &str, config: &Config, spawner: Spawner) -> Result<String, Pro
         card: &subject.card,
         adapters: subject.adapter.as_slice(),
     };
-    let plan = Plan::of(&checkpoint, &hardware, &wishes);
+    let mut plan = Plan::of(&checkpoint, &hardware, &wishes);
+    if let Some(key) = &subject.engine_key {
+        let (file, hardware) = (planning::changes_file(config), planning::hardware_name(&hardware));
+        plan = remembered(&file, key, &hardware, &planning::engine_version(config), plan);
+    }
     Ok(match config.voice {
         Voice::Json => object(&plan, &subject, &hardware),
         Voice::Human | Voice::Quiet => plan.explain(&checkpoint, &hardware),
@@ -83,7 +90,15 @@ fn directory(text: &str) -> Result<Subject, Problem> {
     })?;
     let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let size = card.weights.bytes;
-    Ok(Subject { wishes_for: ModelName::parse(&name).ok(), name, directory, size, card, adapter: None })
+    Ok(Subject {
+        wishes_for: ModelName::parse(&name).ok(),
+        name,
+        directory,
+        size,
+        card,
+        adapter: None,
+        engine_key: None,
+    })
 }
 
 fn installed(text: &str, config: &Config) -> Result<Subject, Problem> {
@@ -113,6 +128,7 @@ fn installed(text: &str, config: &Config) -> Result<Subject, Problem> {
         card: model.card.clone(),
         adapter: model.adapter.clone(),
         wishes_for: Some(name),
+        engine_key: Some(model.engine_key()),
     })
 }
 

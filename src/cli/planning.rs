@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::doctor;
 use crate::config::{Config, ModelSettings};
 use crate::gpu::{Host, Reading, Watch};
 use crate::model::plan::{Gpu, Hardware, Wishes};
@@ -11,33 +12,52 @@ use crate::model::{ModelName, ParserChoice, ParserChoices};
 /// A driver may take half a minute to wake up.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(45);
 
-/// What this machine has, as a plan asks for it. Where there is a driver it waits for it to tell of its GPUs, so this
+/// What this machine has and the operator leaves to engines, as a plan asks for it. Where there is a driver it waits for it to tell of its GPUs, so this
 /// blocks.
 pub(super) fn hardware(config: &Config, gpus: Option<&Watch>) -> Hardware {
     let Host { nvidia, bfloat16, memory_available, .. } = Host::read();
     let reading = gpus.filter(|_| nvidia).and_then(|watch| watch.wait(DRIVER_PATIENCE));
     let visible = config.environment.iter().find(|(name, _)| name == "CUDA_VISIBLE_DEVICES");
     let gpus = reading.map(|reading| visible_gpus(&reading, visible.map(|(_, list)| list.as_str())));
-    Hardware { nvidia, bfloat16, memory_available, gpus: gpus.unwrap_or_default() }
+    let hardware = Hardware { nvidia, bfloat16, memory_available, gpus: gpus.unwrap_or_default() };
+    within_budget(hardware, config.memory_budget)
 }
 
-/// The GPUs that engines may see: all, or those that `CUDA_VISIBLE_DEVICES` names by number or by the beginning of their
-/// UUID; like CUDA, it stops at the first name that is none.
+/// The hardware with no more memory than the operator leaves to engines.
+fn within_budget(mut hardware: Hardware, budget: Option<u64>) -> Hardware {
+    if let Some(budget) = budget {
+        hardware.memory_available = if hardware.nvidia { hardware.memory_available } else { budget };
+        hardware.gpus.iter_mut().for_each(|gpu| gpu.memory = gpu.memory.min(budget));
+    }
+    hardware
+}
+
+/// The GPUs that engines may see: all, or those that `CUDA_VISIBLE_DEVICES` names.
 fn visible_gpus(reading: &Reading, visible: Option<&str>) -> Vec<Gpu> {
     let gpu = |gpu: &crate::gpu::Gpu| Gpu {
         name: gpu.name.clone().unwrap_or_default(),
         memory: gpu.memory_total.unwrap_or_default(),
         capability: gpu.compute_capability,
     };
-    let Some(visible) = visible else { return reading.gpus.iter().map(gpu).collect() };
-    let named = |name: &str| match name.parse::<usize>() {
-        Ok(number) => reading.gpus.get(number),
-        Err(_) if name.starts_with("GPU-") => {
-            reading.gpus.iter().find(|gpu| gpu.uuid.as_ref().is_some_and(|uuid| uuid.starts_with(name)))
-        }
-        Err(_) => None,
-    };
-    visible.split(',').map(str::trim).map_while(named).map(gpu).collect()
+    reading.visible(visible).into_iter().map(|(_, found)| gpu(found)).collect()
+}
+
+/// What tells this hardware from other hardware, in what is remembered of engines.
+pub(super) fn hardware_name(hardware: &Hardware) -> String {
+    match hardware.gpus.is_empty() {
+        true => format!("CPU, bfloat16: {}", hardware.bfloat16),
+        false => hardware.describe(),
+    }
+}
+
+/// The version of the engine, in what is remembered of engines.
+pub(super) fn engine_version(config: &Config) -> String {
+    doctor::engine_version(&config.engine).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The file in which it is remembered how plans had to be changed.
+pub(super) fn changes_file(config: &Config) -> PathBuf {
+    config.state.join("plan_changes.json")
 }
 
 /// The program that reads NVML: as told, or beside this one.
@@ -99,33 +119,4 @@ pub(super) fn parser_choices(config: &Config) -> ParserChoices {
         thoughts: read(&settings.reasoning_parser),
     };
     ParserChoices(config.settings_by_model.iter().map(|(name, settings)| (name.clone(), choice(settings))).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn engines_see_the_gpus_that_the_variable_names() {
-        let gpu = |name: &str| crate::gpu::Gpu {
-            name: Some(name.to_owned()),
-            uuid: Some(format!("GPU-{name}")),
-            memory_total: Some(7),
-            ..crate::gpu::Gpu::default()
-        };
-        let reading = Reading { gpus: vec![gpu("a"), gpu("b"), gpu("c")], reason: None };
-        let names = |visible: Option<&str>| {
-            visible_gpus(&reading, visible).into_iter().map(|gpu| gpu.name).collect::<Vec<_>>().join(" ")
-        };
-        for (visible, expected) in [
-            (None, "a b c"),
-            (Some("2,0"), "c a"),
-            (Some("GPU-b"), "b"),
-            (Some("1,-1,0"), "b"),
-            (Some(""), ""),
-            (Some("9"), ""),
-        ] {
-            assert_eq!(names(visible), expected, "{visible:?}");
-        }
-    }
 }

@@ -8,6 +8,7 @@ mod notify;
 mod preflight;
 mod reload;
 mod run_directory;
+mod surroundings;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -32,7 +33,7 @@ use crate::api::App;
 use crate::api::ollama::change;
 use crate::config::Config;
 use crate::gpu;
-use crate::init::{Init, Pulse, Signal, Spawner};
+use crate::init::{Init, Pulse, Signal, Spawner, ask_to_be_spared};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
@@ -80,6 +81,12 @@ fn start(config: Config) -> Result<i32, Problem> {
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
     logs::init(log_format(&config), journal::hears(config.service.journal), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
+    match ask_to_be_spared() {
+        Ok(score) => tracing::debug!(score, "the kernel spares vllama when memory runs out"),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel spares vllama only as much as its engines' scores are higher")
+        }
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -250,6 +257,7 @@ fn scheduler_settings(config: &Config) -> scheduler::Settings {
         replays: config.replays,
         sleeping_memory: preflight::sleeping_memory(),
         measured: config.state.join("measured.json"),
+        changes: planning::changes_file(config),
     }
 }
 

@@ -77,7 +77,7 @@ pub const SETTINGS: &[Setting] = &[
         ["VLLAMA_START_TIMEOUT", "OLLAMA_LOAD_TIMEOUT"],
         "TIME",
         "10m",
-        "a start that says nothing this long is given up; 0 is never"
+        "a start that does not get on this long is given up; 0 is never"
     ),
     setting!(
         "replays",

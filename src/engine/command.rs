@@ -123,6 +123,7 @@ mod tests {
             memory: Memory::default(),
             concurrency: 1,
             refusal: None,
+            changes: Vec::new(),
         }
     }
 

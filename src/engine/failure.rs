@@ -1,7 +1,13 @@
-//! The last log lines and the exit status → what happened, whether trying again can help, what to tell the user
-//! (vllm-engine §5.7, as data).
+//! The last log lines, the exit status and what the kernel says → what happened, whether trying again can help, what to
+//! tell the user. Pure; the table is data (vllm-engine §5.7).
+
+mod table;
 
 use std::fmt;
+
+use table::SIGNATURES;
+
+pub use table::Kind;
 
 /// How the engine's leader ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,102 +30,64 @@ impl fmt::Display for Ending {
     }
 }
 
+/// How far an engine had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Its weights were not there yet.
+    Loading,
+    /// It had its weights and made ready to work.
+    WarmingUp,
+    /// It had answered.
+    Serving,
+}
+
 /// A failure of an engine, as people are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// Which one of those that have names.
+    pub kind: Kind,
     /// What happened, why, what to do.
     pub message: String,
     /// Whether trying again cannot help.
     pub permanent: bool,
 }
 
-/// A text in the log that names a failure.
-struct Signature {
-    /// All of these must be in one line.
-    texts: &'static [&'static str],
-    permanent: bool,
-    message: &'static str,
+impl Failure {
+    /// A failure that nobody had to look for in a log.
+    pub(super) fn known(kind: Kind, message: String) -> Self {
+        Self { kind, message, permanent: false }
+    }
 }
 
-const fn permanent(texts: &'static [&'static str], message: &'static str) -> Signature {
-    Signature { texts, permanent: true, message }
+/// What is known of an engine's death beside its log.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
+    /// How its leader ended.
+    pub ending: Ending,
+    /// How far it had come.
+    pub when: When,
+    /// Processes that the kernel has killed for want of memory while it lived.
+    pub memory_kills: Kills,
+    /// Whether the driver does not know one of its GPUs any more.
+    pub gpu_lost: bool,
 }
 
-const fn passing(texts: &'static [&'static str], message: &'static str) -> Signature {
-    Signature { texts, permanent: false, message }
+/// Processes that the kernel has killed for want of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kills {
+    /// In vllama's own control group.
+    pub group: u64,
+    /// On the whole machine.
+    pub machine: u64,
 }
 
-/// The table, most telling first.
-const SIGNATURES: &[Signature] = &[
-    permanent(
-        &["Insufficient space in /dev/shm"],
-        "/dev/shm is too small for the engine; give the container more with `--shm-size=2g` (Compose: `shm_size: 2g`)",
-    ),
-    passing(
-        &["Free memory on device", "less than desired GPU memory utilization"],
-        "the GPU's memory is in use by something else; free it, or lower `--gpu-memory-utilization`",
-    ),
-    passing(&["Error in memory profiling"], "the GPU's memory changed while the engine measured it"),
-    permanent(
-        &["No available memory for the cache blocks"],
-        "the model does not fit the device's memory; use a smaller or quantised model, or a larger device",
-    ),
-    permanent(
-        &["To serve at least one request with the model's max seq len"],
-        "the context does not fit the device's memory; give a smaller `--max-model-len`",
-    ),
-    permanent(
-        &["Cannot auto-fit max_model_len"],
-        "the model does not fit the device's memory; use a smaller or quantised model, or a larger device",
-    ),
-    permanent(
-        &["Not enough memory", "VLLM_CPU_KVCACHE_SPACE"],
-        "the key/value cache does not fit main memory; set VLLM_CPU_KVCACHE_SPACE (GiB) lower",
-    ),
-    permanent(
-        &["CUDA out of memory"],
-        "the GPU's memory is too small for the model; use a smaller or quantised model, or several GPUs",
-    ),
-    permanent(
-        &["Model architectures", "are not supported"],
-        "this vLLM does not know the model's architecture; use a newer vllama image or another model",
-    ),
-    permanent(
-        &["does not recognize this architecture"],
-        "this vLLM does not know the model's architecture; use a newer vllama image or another model",
-    ),
-    permanent(
-        &["trust_remote_code"],
-        "the model needs code from its own repository; if you trust it, pass `--engine-args --trust-remote-code`",
-    ),
-    permanent(
-        &["vllm-rs binary was not found"],
-        "this vLLM has no frontend in Rust; fetch it with `engine/setup --frontend`, or set engine_frontend to python",
-    ),
-    permanent(
-        &["is not registered (choose from"],
-        "vLLM's Rust frontend does not know the chosen parser; choose one it lists, or set engine_frontend to python",
-    ),
-    permanent(
-        &["not implemented in Rust frontend"],
-        "vLLM's Rust frontend does not take an argument; see the log, or set engine_frontend to python",
-    ),
-    permanent(
-        &["invalid tool call parser"],
-        "vLLM does not know the chosen tool parser; leave it out or choose one it lists",
-    ),
-    permanent(&["no kernel image is available"], "this vLLM has no code for the GPU; use an image built for it"),
-    permanent(&["CUDA driver version is insufficient"], "the NVIDIA driver is too old for this vLLM; update it"),
-    permanent(
-        &["Failed to infer device type"],
-        "vLLM found no device; is the NVIDIA driver visible in the container (`--gpus all`)?",
-    ),
-    permanent(&["error: unrecognized arguments"], "vLLM refused an argument; see `--engine-args` and the log line"),
-    passing(&["EngineDeadError"], "the engine core died"),
-    passing(&["Process RustFrontend", "died"], "the engine's frontend died"),
-    passing(&["died unexpectedly"], "a worker process died"),
-    passing(&["Address already in use"], "the engine's socket was in use"),
-];
+impl Kills {
+    /// Those since an earlier count.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self { group: self.group.saturating_sub(before.group), machine: self.machine.saturating_sub(before.machine) }
+    }
+}
 
 /// Marks of lines in which vLLM tells its settings. They hold the words of many failures: `trust_remote_code=False`.
 const SETTINGS: [&str; 4] =
@@ -127,27 +95,54 @@ const SETTINGS: [&str; 4] =
 
 /// Names a failure.
 ///
-/// `lines` are the last lines of the log, oldest first; `ready` tells whether the engine had answered before it ended.
-pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, ending: Ending, ready: bool) -> Failure {
+/// `lines` are the last lines of the log, oldest first.
+pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, evidence: Evidence) -> Failure {
     let lines: Vec<&str> = lines.filter(|line| !SETTINGS.iter().any(|mark| line.contains(mark))).collect();
-    let last = last_telling_line(&lines);
-    for signature in SIGNATURES {
-        let found = lines.iter().rev().find(|line| signature.texts.iter().all(|text| line.contains(text)));
-        if let Some(line) = found {
-            let message = format!("{} ({ending}; vLLM said: {})", signature.message, shortened(line));
-            // What has served before can serve again.
-            return Failure { message, permanent: signature.permanent && !ready };
+    let Evidence { ending, when, memory_kills, gpu_lost } = evidence;
+    let (mut kind, said) = by_log(&lines, when).unwrap_or_else(|| {
+        let kind = match ending {
+            // Python's argparse leaves with 2 for a wrong argument, at once.
+            Ending::Code(2) if when != When::Serving => Kind::ArgumentRefused,
+            Ending::Signal(9) => Kind::Killed,
+            _ => Kind::Ended,
+        };
+        (kind, last_telling_line(&lines))
+    });
+    let mut evidence = String::new();
+    if is_death_without_cause(kind) {
+        if gpu_lost {
+            kind = Kind::GpuLost;
+        } else if memory_kills.group > 0 {
+            kind = Kind::OutOfMemory;
+            evidence = format!("; memory.events counts {} more of them", memory_kills.group);
+        } else if memory_kills.machine > 0 && kind != Kind::Ended {
+            // Others run on this machine, too: only what looks like such a death is laid at its door.
+            kind = Kind::OutOfMemory;
+            evidence = format!("; the kernel counts {} more of them on this machine", memory_kills.machine);
         }
     }
-    // Python's argparse leaves with 2 for a wrong argument, at once.
-    let refused = ending == Ending::Code(2) && !ready;
-    let what = match (refused, ending) {
-        (true, _) => "vLLM refused its arguments; check `--engine-args`",
-        (false, Ending::Signal(9)) => "the engine was killed, perhaps for want of memory",
-        _ => "the engine ended unexpectedly",
-    };
-    let said = last.map(|line| format!("; vLLM said: {}", shortened(line))).unwrap_or_default();
-    Failure { message: format!("{what} ({ending}{said})"), permanent: refused }
+    let said = said.map(|line| format!("; vLLM said: {}", shortened(line))).unwrap_or_default();
+    Failure {
+        kind,
+        message: format!("{} ({ending}{evidence}{said})", kind.row().message),
+        // What has served before can serve again.
+        permanent: kind.row().permanent && when != When::Serving,
+    }
+}
+
+/// The failure that a line of the log names, and the line.
+fn by_log<'a>(lines: &[&'a str], when: When) -> Option<(Kind, Option<&'a str>)> {
+    SIGNATURES.iter().filter(|signature| signature.when.is_empty() || signature.when.contains(&when)).find_map(
+        |signature| {
+            let line = lines.iter().rev().find(|line| signature.texts.iter().all(|text| line.contains(text)))?;
+            Some((signature.kind, Some(*line)))
+        },
+    )
+}
+
+/// Whether a failure tells only that something is dead.
+fn is_death_without_cause(kind: Kind) -> bool {
+    matches!(kind, Kind::CoreDied | Kind::FrontendDied | Kind::WorkerDied | Kind::Killed | Kind::Ended)
 }
 
 /// Whether a line of the log says that the engine's core is dead. Only a hint: whoever can write into the log can write
@@ -176,8 +171,12 @@ fn shortened(line: &str) -> String {
 mod tests {
     use super::*;
 
+    fn judged(lines: &[&str], ending: Ending, when: When, memory_kills: Kills) -> Failure {
+        classify(lines.iter().copied(), Evidence { ending, when, memory_kills, gpu_lost: false })
+    }
+
     fn classified(lines: &[&str], ending: Ending, ready: bool) -> Failure {
-        classify(lines.iter().copied(), ending, ready)
+        judged(lines, ending, if ready { When::Serving } else { When::Loading }, Kills::default())
     }
 
     #[test]
@@ -238,5 +237,56 @@ mod tests {
         assert!(!classified(&["torch: CUDA out of memory"], Ending::Code(1), true).permanent);
         assert!(!classified(&[], Ending::Signal(9), true).permanent);
         assert!(classified(&[], Ending::Signal(9), true).message.contains("killed by signal 9"));
+    }
+
+    #[test]
+    fn memory_that_runs_out_has_three_names() {
+        let line = ["(EngineCore pid=7) ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"];
+        let of = |when| {
+            let failure = judged(&line, Ending::Code(1), when, Kills::default());
+            (failure.kind, failure.permanent)
+        };
+        assert_eq!(of(When::Loading), (Kind::ModelTooLarge, true));
+        assert_eq!(of(When::WarmingUp), (Kind::GpuOutOfMemory, false));
+        assert_eq!(of(When::Serving), (Kind::GpuOutOfMemory, false));
+        let killed = judged(&[], Ending::Signal(9), When::Serving, Kills { group: 1, machine: 1 });
+        assert_eq!(killed.kind, Kind::OutOfMemory);
+        assert!(killed.message.contains("memory.events counts 1 more"), "{}", killed.message);
+    }
+
+    #[test]
+    fn the_kernels_count_explains_deaths_and_nothing_else() {
+        let kills = Kills { group: 0, machine: 2 };
+        let worker = ["(EngineCore pid=7) ERROR Worker proc VllmWorker-0 died unexpectedly, shutting down executor."];
+        assert_eq!(judged(&worker, Ending::Code(0), When::Serving, kills).kind, Kind::OutOfMemory);
+        assert_eq!(judged(&worker, Ending::Code(0), When::Serving, Kills::default()).kind, Kind::WorkerDied);
+        let refused = ["vllm: error: unrecognized arguments: --nonsense"];
+        assert_eq!(judged(&refused, Ending::Code(2), When::Loading, kills).kind, Kind::ArgumentRefused);
+    }
+
+    #[test]
+    fn a_gpu_that_is_lost_explains_a_death() {
+        let lines = ["EngineDeadError: EngineCore encountered an issue"];
+        let evidence =
+            Evidence { ending: Ending::Code(0), when: When::Serving, memory_kills: Kills::default(), gpu_lost: true };
+        let failure = classify(lines.into_iter(), evidence);
+        assert_eq!((failure.kind, failure.permanent), (Kind::GpuLost, false));
+    }
+
+    #[test]
+    fn parsers_that_do_not_suit_the_model_are_told_apart() {
+        for (line, kind) in [
+            ("KeyError: 'invalid tool call parser: x (chose from { hermes })'", Kind::ToolParser),
+            ("KeyError: 'invalid reasoning parser: x (chose from { qwen3 })'", Kind::ReasoningParser),
+            (
+                "RuntimeError: Qwen3ReasoningParser reasoning parser could not locate think start/end tokens",
+                Kind::ReasoningParser,
+            ),
+            ("RuntimeError: Llama3JsonToolParser could not locate the bot token in the tokenizer!", Kind::ToolParser),
+            ("RuntimeError: HYV4 tool extractor could not locate tool call tokens", Kind::ToolParser),
+            ("RuntimeError: HYV4 reasoning extractor could not locate think tokens", Kind::ReasoningParser),
+        ] {
+            assert_eq!(classified(&[line], Ending::Code(1), false).kind, kind, "{line}");
+        }
     }
 }

@@ -55,13 +55,16 @@ impl Generation {
         &self.directory
     }
 
-    /// Notes the shared memory that these processes map now.
+    /// Notes the shared memory that these processes map now, or have open to map it.
     pub fn note_segments(&mut self, pids: &[i32]) {
         self.pids.extend(pids);
         for pid in pids {
             // A process may be gone by now.
             let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
             self.segments.extend(maps.lines().filter_map(mapped_segment).map(str::to_owned));
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+            self.segments.extend(open.filter_map(|path| mapped_segment(path.to_str()?).map(str::to_owned)));
         }
     }
 
@@ -115,7 +118,7 @@ fn remove(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// The name below /dev/shm that a line of `/proc/<pid>/maps` tells of.
+/// The name below /dev/shm that a line of `/proc/<pid>/maps`, or a descriptor's path, tells of.
 fn mapped_segment(line: &str) -> Option<&str> {
     let (_, name) = line.split_once("/dev/shm/")?;
     (!name.ends_with(" (deleted)") && !name.contains('/')).then_some(name)

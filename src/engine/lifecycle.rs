@@ -28,21 +28,28 @@
 //! | stop | any | Stopped, by SIGTERM where it has been up; a call that sends it to sleep or wakes it is broken off |
 //! | kill | any | Stopped, by SIGKILL |
 //!
+//! A failure that another plan avoids changes the plan (`remedy`), and the next start is made with that.
+//!
 //! A ready engine that gives no sign of life while it has requests is killed as well, and counts as dead.
 //! What does not fall asleep or wake within its time, or says that it cannot, is killed. A death, of that kind or any
 //! other, is made good by a new start where somebody wants it awake; an engine that nobody wants awake becomes Stopped.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::command::Installation;
+use super::failure::{Failure, Kind};
 use super::log::Log;
+use super::remedy::remedy;
+use super::room::Room;
 use super::run::End;
 use super::sleeping::Rest;
 use super::status::{State, Status};
+use super::surroundings::{RecentKills, Surroundings};
 use crate::init::Spawner;
 use crate::model::plan::Plan;
 
@@ -59,12 +66,14 @@ pub struct Settings {
     pub directory: PathBuf,
     /// File for the engine's log.
     pub log: PathBuf,
-    /// A start without any output for this long is given up.
+    /// A start that says nothing new for this long is given up.
     pub start_limit: Duration,
     /// A ready engine that gives no sign of life for this long while it has requests is wedged; zero = never.
     pub heartbeat: Duration,
     /// Time from SIGTERM to SIGKILL.
     pub stop_limit: Duration,
+    /// Longest wait before a start until its GPUs have the memory it takes.
+    pub memory_limit: Duration,
     /// Longest time one of the calls may take that send it to sleep or wake it; loading its weights again has
     /// `start_limit`.
     pub sleep_limit: Duration,
@@ -73,6 +82,9 @@ pub struct Settings {
 impl Settings {
     /// A patient `sleep_limit`: tens of gigabytes go over the bus in seconds, unless the main memory for them must be found.
     pub const SLEEP_LIMIT: Duration = Duration::from_secs(60);
+    /// A patient `memory_limit`: what takes longer is held by a process that hangs in the driver, or by somebody else
+    /// (vllm-engine §1.6).
+    pub const MEMORY_LIMIT: Duration = Duration::from_secs(30);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,19 +108,28 @@ pub struct Engine {
 impl Engine {
     /// Makes an engine for `plan`; nothing runs before [`Engine::start`].
     #[must_use]
-    pub fn new(plan: Plan, installation: Installation, spawner: Spawner, settings: Settings) -> Self {
+    pub fn new(
+        plan: Plan,
+        installation: Installation,
+        spawner: Spawner,
+        settings: Settings,
+        surroundings: Arc<dyn Surroundings>,
+    ) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
-        let (sender, status) = watch::channel(Status::default());
+        let plan = Arc::new(plan);
+        let (sender, status) = watch::channel(Status { plan: Some(plan.clone()), ..Status::default() });
         let log = Log::open(&settings.log);
         let supervisor = Supervisor {
             plan,
             installation,
             spawner,
             settings,
+            surroundings,
             orders: receiver,
             status: sender,
             log,
             wanted: Rest::Awake,
+            kills: RecentKills::default(),
         };
         tokio::spawn(supervisor.run());
         Self { orders, status }
@@ -156,15 +177,18 @@ impl Engine {
 
 /// What the engine's task owns.
 pub(super) struct Supervisor {
-    pub(super) plan: Plan,
+    pub(super) plan: Arc<Plan>,
     pub(super) installation: Installation,
     pub(super) spawner: Spawner,
     pub(super) settings: Settings,
+    pub(super) surroundings: Arc<dyn Surroundings>,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) status: watch::Sender<Status>,
     pub(super) log: Log,
     /// What was ordered last, as long as it was not to stop.
     pub(super) wanted: Rest,
+    /// What the kernel has killed lately.
+    pub(super) kills: RecentKills,
 }
 
 impl Supervisor {
@@ -181,7 +205,8 @@ impl Supervisor {
         self.wanted = Rest::Awake;
         let mut delay = Duration::ZERO;
         loop {
-            let ready_for = match self.run_generation().await {
+            let (failure, ready_for) = match self.run_generation().await {
+                (End::Died(failure), ready_for) => (failure, ready_for),
                 (End::Asked, _) => {
                     // Ordered while it stopped, as everybody could see.
                     while self.orders.try_recv().is_ok() {}
@@ -191,50 +216,86 @@ impl Supervisor {
                         status.failure = None;
                     });
                 }
-                (End::Died(failure), _) if failure.permanent => {
-                    tracing::error!(model = self.plan.served_name, "{}; not starting it again", failure.message);
-                    return self.change(|status| {
-                        status.state = State::Failed;
-                        status.failures_in_a_row += 1;
-                        status.failure = Some(failure);
-                    });
-                }
-                (End::Died(failure), _) if self.wanted != Rest::Awake => {
-                    tracing::warn!(model = self.plan.served_name, "{}; nobody wants it awake", failure.message);
-                    return self.change(|status| {
-                        status.state = State::Stopped;
-                        status.failures_in_a_row += 1;
-                        status.failure = Some(failure);
-                    });
-                }
-                (End::Died(failure), ready_for) => {
-                    let start_took = self.status.borrow().start_took.unwrap_or(HEALTHY);
-                    if ready_for.is_some_and(|duration| duration >= start_took.min(HEALTHY)) {
-                        delay = Duration::ZERO;
-                    }
-                    tracing::warn!(
-                        model = self.plan.served_name,
-                        "{}; starting it again in {} s",
-                        failure.message,
-                        delay.as_secs()
-                    );
-                    self.change(|status| {
-                        status.state = State::Restarting;
-                        status.failures_in_a_row += 1;
-                        status.failure = Some(failure);
-                    });
-                    ready_for
-                }
             };
+            let model = self.plan.served_name.clone();
+            if self.wanted != Rest::Awake {
+                tracing::warn!(model, failure = failure.kind.name(), "{}; nobody wants it awake", failure.message);
+                return self.give_up(if failure.permanent { State::Failed } else { State::Stopped }, failure);
+            }
+            let kind = failure.kind;
+            if let Some(failure) = self.change_plan(failure).await {
+                if failure.permanent {
+                    tracing::error!(model, failure = kind.name(), "{}; not starting it again", failure.message);
+                    return self.give_up(State::Failed, failure);
+                }
+                let start_took = self.status.borrow().start_took.unwrap_or(HEALTHY);
+                if ready_for.is_some_and(|duration| duration >= start_took.min(HEALTHY)) {
+                    delay = Duration::ZERO;
+                }
+                let seconds = delay.as_secs();
+                tracing::warn!(model, failure = kind.name(), "{}; starting it again in {seconds} s", failure.message);
+                self.change(|status| {
+                    status.state = State::Restarting;
+                    status.failures_in_a_row += 1;
+                    status.failure = Some(failure);
+                });
+            } else {
+                // Another plan deserves a try of its own, and there are few of them.
+                delay = Duration::ZERO;
+            }
             if self.paused_until_asked_to_stop(delay).await {
                 return self.change(|status| status.state = State::Stopped);
             }
-            self.change(|status| status.restarts += 1);
+            self.change(|status| {
+                status.restarts += 1;
+                *status.restarts_by_failure.entry(kind).or_default() += 1;
+            });
             // What has just served is started again at once; what dies at every start is tried ever more slowly.
             let first = ready_for.is_some() && delay.is_zero();
             delay =
                 if first { Duration::from_secs(1) } else { (delay * 2).clamp(Duration::from_secs(1), LONGEST_DELAY) };
         }
+    }
+
+    fn give_up(&self, state: State, failure: Failure) {
+        self.change(|status| {
+            status.state = state;
+            status.failures_in_a_row += 1;
+            status.failure = Some(failure);
+        });
+    }
+
+    /// Changes the plan so that it does not fail the same way again. Gives the failure back where no change would help;
+    /// then it is told more of, if there is more to tell.
+    async fn change_plan(&mut self, mut failure: Failure) -> Option<Failure> {
+        let room = match failure.kind {
+            Kind::GpuMemoryBusy => self.room_after_sweep().await.unwrap_or_default(),
+            _ => Room::default(),
+        };
+        if let Some(shortage) = room.shortage {
+            failure.message = format!("{}; {shortage}", failure.message);
+        }
+        // What vllama's own environment says wins over a plan.
+        let theirs = |name| self.installation.environment.iter().any(|(variable, _)| variable == name);
+        let change = remedy(&failure, &self.plan, room.free_percent)
+            .filter(|change| !change.lever.variable().is_some_and(theirs));
+        let Some(change) = change else { return Some(failure) };
+        tracing::warn!(
+            model = self.plan.served_name,
+            failure = failure.kind.name(),
+            change = change.describe(),
+            "{}; starting it with another plan: {}",
+            failure.message,
+            change.describe()
+        );
+        let plan = Arc::new(Plan::clone(&self.plan).changed(&change));
+        self.plan = plan.clone();
+        self.change(|status| {
+            status.state = State::Restarting;
+            status.failure = Some(failure);
+            status.plan = Some(plan);
+        });
+        None
     }
 
     /// Waits; true when an order to stop came in the meantime.

@@ -3,19 +3,20 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{interval_at, sleep, sleep_until, timeout};
 
 use super::client::Client;
 use super::command::{self, Command};
-use super::failure::{self, Ending, Failure};
+use super::failure::{self, Ending, Evidence, Failure, Kind, When};
 use super::generation::Generation;
 use super::heartbeat::{self, Wedged};
 use super::lifecycle::{Order, Supervisor};
 use super::measure::keep_measuring;
 use super::output;
 use super::sleeping::{self, Limits, Refused, Rest, Way};
-use super::startup::Startup;
+use super::startup::{Phase, Startup};
 use super::status::State;
+use super::surroundings::RecentKills;
 use crate::init::{Exit, Session, Spec};
 
 /// Engines are killed before vllama when memory runs out.
@@ -63,22 +64,35 @@ impl Supervisor {
     pub(super) async fn run_generation(&mut self) -> (End, Option<Duration>) {
         let number = self.status.borrow().generation + 1;
         self.log.begin();
-        let died = |message: String, permanent| (End::Died(Failure { message, permanent }), None);
+        let died = |kind, message: String, permanent| (End::Died(Failure { kind, message, permanent }), None);
         let mut generation = match Generation::create(&self.settings.directory, number) {
             Ok(generation) => generation,
             Err(error) => {
-                return died(format!("cannot make the engine's run directory: {error}"), is_lasting(&error));
+                let message = format!("cannot make the engine's run directory: {error}");
+                return died(Kind::RunDirectory, message, is_lasting(&error));
             }
         };
+        self.change(|status| {
+            status.state = State::Starting;
+            status.generation = number;
+            status.startup = Some(Startup::new(Instant::now()));
+        });
+        if self.wait_for_room().await.is_err() {
+            self.swept(generation);
+            self.change(|status| status.startup = None);
+            return (End::Asked, None);
+        }
+        self.kills = RecentKills::from(self.surroundings.memory_kills());
         let command = command::command(&self.plan, &self.installation, generation.directory());
         let mut leader = match self.spawn(command) {
             Ok(leader) => leader,
             Err(error) => {
                 self.swept(generation);
+                self.change(|status| status.startup = None);
                 let program = self.installation.program.display();
                 let text =
                     format!("cannot start {program}: {error}; is vLLM installed? set VLLAMA_ENGINE to its program");
-                return died(text, is_lasting(&error));
+                return died(Kind::NotInstalled, text, is_lasting(&error));
             }
         };
         tracing::debug!(
@@ -87,12 +101,7 @@ impl Supervisor {
             pid = leader.session.pid(),
             "starting the engine"
         );
-        self.change(|status| {
-            status.state = State::Starting;
-            status.generation = number;
-            status.startup = Some(Startup::new(Instant::now()));
-            status.session = Some(leader.session.clone());
-        });
+        self.change(|status| status.session = Some(leader.session.clone()));
 
         let client = Client::new(&command::socket(generation.directory()));
         let (outcome, ready_at) = match self.watch_start(&mut leader, &mut generation, &client).await {
@@ -115,15 +124,21 @@ impl Supervisor {
             Outcome::Died(ending) => {
                 self.end_stragglers(&leader.session, &mut generation).await;
                 self.drain_lines(&mut leader).await;
-                End::Died(failure::classify(self.log.lines(), ending, ready_at.is_some()))
+                let evidence = Evidence {
+                    ending,
+                    when: self.came_to(ready_at.is_some()),
+                    memory_kills: self.kills.until(self.surroundings.memory_kills()),
+                    gpu_lost: self.has_lost_a_gpu(),
+                };
+                End::Died(failure::classify(self.log.lines(), evidence))
             }
             Outcome::Hung => {
                 let phase = self.status.borrow().startup.as_ref().map_or("", |startup| startup.phase().label());
                 let limit = self.settings.start_limit.as_secs();
                 let message = format!(
-                    "the engine said nothing for {limit} s while {phase}; see vllm.log, or allow more with --start-timeout"
+                    "the engine did not get on for {limit} s while {phase}; see vllm.log, or allow more with --start-timeout"
                 );
-                End::Died(Failure { message, permanent: false })
+                End::Died(Failure::known(Kind::StartHung, message))
             }
             Outcome::Wedged(Wedged { silence, requests }) => {
                 let what = if requests == 1 { "a request was" } else { &format!("{requests} requests were") };
@@ -133,9 +148,9 @@ impl Supervisor {
                     "the engine hung: no step and no token for {seconds} s while {what} running; see vllm.log, or allow \
                      more with --heartbeat"
                 );
-                End::Died(Failure { message, permanent: false })
+                End::Died(Failure::known(Kind::Wedged, message))
             }
-            Outcome::Refused(message) => End::Died(Failure { message, permanent: false }),
+            Outcome::Refused(message) => End::Died(Failure::known(Kind::SleepFailed, message)),
         };
         self.end_stragglers(&leader.session, &mut generation).await;
         self.swept(generation);
@@ -145,6 +160,16 @@ impl Supervisor {
             status.measured_bytes = None;
         });
         (end, ready_for)
+    }
+
+    /// How far the generation that has just ended had come.
+    fn came_to(&self, was_ready: bool) -> When {
+        let phase = self.status.borrow().startup.as_ref().map(Startup::phase);
+        match phase {
+            _ if was_ready => When::Serving,
+            Some(phase) if phase >= Phase::Compiling => When::WarmingUp,
+            _ => When::Loading,
+        }
     }
 
     fn spawn(&self, command: Command) -> std::io::Result<Leader> {
@@ -186,7 +211,9 @@ impl Supervisor {
                     Event::Line(line) => {
                         let now = Instant::now();
                         self.log_line(&line);
-                        give_up_at = now + self.settings.start_limit;
+                        if !Startup::only_waits(&line) {
+                            give_up_at = now + self.settings.start_limit;
+                        }
                         if startup.line(&line, now) {
                             generation.note_segments(&leader.session.members());
                             self.change(|status| status.startup = Some(startup.clone()));
@@ -231,6 +258,7 @@ impl Supervisor {
             let limit = if at == Rest::Awake && way.is_none() { self.settings.heartbeat } else { Duration::ZERO };
             let heartbeat = heartbeat::watch(client.clone(), limit);
             tokio::pin!(heartbeat);
+            let mut count_kills = interval_at((Instant::now() + RecentKills::EVERY).into(), RecentKills::EVERY);
             at = loop {
                 tokio::select! {
                     event = self.event(leader) => match event {
@@ -259,6 +287,7 @@ impl Supervisor {
                             return Outcome::Refused(format!("the engine did not {what}: {refused}; see vllm.log"));
                         }
                     },
+                    _ = count_kills.tick() => self.kills.count(self.surroundings.memory_kills()),
                     wedged = &mut heartbeat => return Outcome::Wedged(wedged),
                     never = &mut measuring => match never {},
                 }

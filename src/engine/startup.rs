@@ -100,7 +100,17 @@ const MARKS: &[(&str, Phase)] = &[
     ("non-default args", Phase::Configuring),
 ];
 
+/// What an engine says again and again while it waits for a process of its own that hangs: no progress.
+const WAITS: &[&[&str]] =
+    &[&["No available shared memory broadcast block found"], &["Waiting for", "core engine proc(s) to"]];
+
 impl Startup {
+    /// Whether this line says only that the engine still waits.
+    #[must_use]
+    pub fn only_waits(line: &str) -> bool {
+        WAITS.iter().any(|texts| texts.iter().all(|text| line.contains(text)))
+    }
+
     /// A start that begins now.
     #[must_use]
     pub fn new(now: Instant) -> Self {

@@ -1,11 +1,14 @@
 //! An engine at one moment, as those see it who watch it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Client;
-use super::failure::Failure;
+use super::failure::{Failure, Kind};
 use super::startup::Startup;
 use crate::init::Session;
+use crate::model::plan::Plan;
 
 /// What an engine does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,11 @@ pub struct Status {
     pub restarts: u64,
     /// Times it was ended because it did nothing though it had requests.
     pub wedges: u64,
-    /// Deaths since it was last ready.
+    /// The same by what had happened.
+    pub restarts_by_failure: BTreeMap<Kind, u64>,
+    /// The plan it is started with; `None` only where there is no engine. Its changes were made because of failures.
+    pub plan: Option<Arc<Plan>>,
+    /// Deaths since it was last ready, but for those that were answered by a change of the plan.
     pub failures_in_a_row: u32,
     /// The last death, or the last sleep that failed, until it is ready again or was asked to stop.
     pub failure: Option<Failure>,
@@ -102,6 +109,8 @@ impl Default for Status {
             generation: 0,
             restarts: 0,
             wedges: 0,
+            restarts_by_failure: BTreeMap::new(),
+            plan: None,
             failures_in_a_row: 0,
             failure: None,
             client: None,

@@ -44,7 +44,9 @@ impl Supervisor {
         if members.is_empty() {
             return;
         }
-        generation.note_segments(&members);
+        // One that starts makes segments all the time.
+        session.freeze_except(is_resource_tracker);
+        generation.note_segments(&session.members());
         session.kill_except(is_resource_tracker);
         if !gone_within(session, TRACKER_LIMIT).await {
             session.kill_all();

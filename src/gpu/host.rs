@@ -54,8 +54,8 @@ struct Group {
 }
 
 /// Where the figures of a control group are: its directory, and the names that versions 1 and 2 have for them.
-struct Place {
-    directory: PathBuf,
+pub(super) struct Place {
+    pub(super) directory: PathBuf,
     /// Limit, usage, and the figure of `memory.stat` that can be reclaimed.
     names: [&'static str; 3],
 }
@@ -65,7 +65,7 @@ const VERSION_2: [&str; 3] = ["memory.max", "memory.current", "inactive_file"];
 
 /// The control groups that may limit this process, by `/proc/self/cgroup`: its own and all above. In a container the path
 /// may be one of the machine outside; then only the root is there, which is the container's own.
-fn control_groups(own: &str) -> Vec<Place> {
+pub(super) fn control_groups(own: &str) -> Vec<Place> {
     let groups = own.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, parts.next()?);

@@ -7,9 +7,11 @@
 //! driver may never return and because the static `vllama` cannot load the driver's library.
 
 mod host;
+mod memory_kills;
 mod reading;
 mod watch;
 
 pub use host::Host;
-pub use reading::{Gpu, Reading};
+pub use memory_kills::MemoryKills;
+pub use reading::{Gpu, Process, Reading};
 pub use watch::{Pace, Watch};

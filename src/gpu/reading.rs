@@ -36,6 +36,48 @@ pub struct Gpu {
     pub compute_capability: Option<(u32, u32)>,
     /// Memory errors that could not be corrected since the driver was loaded.
     pub ecc_errors: Option<u64>,
+    /// Who holds some of its memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Process>,
+}
+
+/// A process that holds memory of a GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number as the driver sees it: that of the machine, even in a container.
+    pub pid: u32,
+    /// Its program; empty where the driver does not tell.
+    #[serde(default)]
+    pub name: String,
+    /// Bytes it holds; `None` where the driver does not tell.
+    #[serde(default)]
+    pub memory: Option<u64>,
+}
+
+impl Reading {
+    /// The GPUs that `CUDA_VISIBLE_DEVICES` names, by number or by the beginning of their UUID, each with its number; all
+    /// where nothing is said. Like CUDA, it stops at the first name that is none.
+    #[must_use]
+    pub fn visible(&self, names: Option<&str>) -> Vec<(usize, &Gpu)> {
+        let Some(names) = names else { return self.gpus.iter().enumerate().collect() };
+        let named = |name: &str| match name.parse::<usize>() {
+            Ok(number) => self.gpus.get(number).map(|gpu| (number, gpu)),
+            Err(_) if name.starts_with("GPU-") => {
+                let mut numbered = self.gpus.iter().enumerate();
+                numbered.find(|(_, gpu)| gpu.uuid.as_ref().is_some_and(|uuid| uuid.starts_with(name)))
+            }
+            Err(_) => None,
+        };
+        names.split(',').map(str::trim).map_while(named).collect()
+    }
+}
+
+impl Gpu {
+    /// Whether the driver tells nothing of it: it has fallen off the bus.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[cfg(test)]
@@ -55,6 +97,32 @@ mod tests {
         let line = r#"{"gpus":[{"name":"A","uuid":null,"memory_total":1,"memory_used":null,"memory_free":null,"utilization":null,"temperature":null,"power":70.5,"compute_capability":[8,9],"ecc_errors":null}]}"#;
         assert_eq!(serde_json::to_string(&reading).ok().as_deref(), Some(line));
         assert_eq!(serde_json::from_str(line).ok(), Some(reading));
+    }
+
+    #[test]
+    fn a_line_may_name_those_who_hold_memory() {
+        let line = r#"{"gpus":[{"name":"A","processes":[{"pid":7,"name":"python3","memory":5},{"pid":8}]},{}]}"#;
+        let reading: Reading = serde_json::from_str(line).expect("a reading");
+        let python = Process { pid: 7, name: "python3".into(), memory: Some(5) };
+        assert_eq!(reading.gpus[0].processes, [python, Process { pid: 8, ..Process::default() }]);
+        assert!(reading.gpus[1].is_lost() && !reading.gpus[0].is_lost());
+    }
+
+    #[test]
+    fn the_gpus_that_the_variable_names_are_found() {
+        let gpu = |name: &str| Gpu { uuid: Some(format!("GPU-{name}")), ..Gpu::default() };
+        let reading = Reading { gpus: vec![gpu("a"), gpu("b"), gpu("c")], reason: None };
+        let numbers = |visible| reading.visible(visible).into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+        for (visible, expected) in [
+            (None, &[0, 1, 2][..]),
+            (Some("2,0"), &[2, 0]),
+            (Some("GPU-b"), &[1]),
+            (Some("1,-1,0"), &[1]),
+            (Some(""), &[]),
+            (Some("9"), &[]),
+        ] {
+            assert_eq!(numbers(visible), expected, "{visible:?}");
+        }
     }
 
     #[test]

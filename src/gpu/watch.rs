@@ -93,9 +93,15 @@ impl Watch {
     /// The latest reading; `None` while nothing is known. Never waits for the driver.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<Reading>> {
+        self.latest_at().map(|(_, reading)| reading)
+    }
+
+    /// The latest reading and when it came; `None` while nothing is known. Never waits for the driver.
+    #[must_use]
+    pub fn latest_at(&self) -> Option<(Instant, Arc<Reading>)> {
         let latest = self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let (time, reading) = latest.as_ref()?;
-        (time.elapsed() < self.shared.fresh).then(|| Arc::clone(reading))
+        (time.elapsed() < self.shared.fresh).then(|| (*time, Arc::clone(reading)))
     }
 
     /// The first reading; blocks until there is one, at most for `limit`. `None` when the helper told nothing by then.

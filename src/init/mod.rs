@@ -27,6 +27,7 @@ mod run;
 mod session;
 mod spawn;
 mod strays;
+mod survival;
 mod sys;
 
 pub use command::run_command;
@@ -36,3 +37,4 @@ pub use run::{Init, Pulse, Signal, Stopper};
 pub use session::Session;
 pub use spawn::{Child, GENERATION, Spawner, Spec};
 pub use strays::{kill_strays, strays};
+pub use survival::ask_to_be_spared;

@@ -68,16 +68,16 @@ impl Process {
         String::from_utf8_lossy(&text).replace('\0', " ")
     }
 
-    /// Sends SIGKILL to this very process, not to one that has its pid by now.
-    pub(super) fn kill(&self) {
+    /// Sends a signal to this very process, not to one that has its pid by now.
+    pub(super) fn signal(&self, signal: i32) {
         let reference = sys::open_process(self.pid);
         if Self::read(self.pid).is_none_or(|now| now.identity() != self.identity()) {
             return;
         }
         match reference {
-            Ok(reference) => sys::signal_process(&reference, libc::SIGKILL),
+            Ok(reference) => sys::signal_process(&reference, signal),
             // A kernel without such references: what remains is the moment since we looked.
-            Err(_) => sys::kill(self.pid, libc::SIGKILL),
+            Err(_) => sys::kill(self.pid, signal),
         };
     }
 }

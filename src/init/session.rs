@@ -56,13 +56,23 @@ impl Session {
 
     /// As [`Session::kill_all`], but spares the processes whose command line, its words joined by spaces, `is_spared`.
     pub fn kill_except(&self, is_spared: impl Fn(&str) -> bool) {
-        let mut killed = HashSet::new();
+        self.signal_except(libc::SIGKILL, is_spared);
+    }
+
+    /// Sends SIGSTOP to the processes that [`Session::kill_except`] would kill: until they are, they make nothing that
+    /// whoever looks at them now would miss.
+    pub fn freeze_except(&self, is_spared: impl Fn(&str) -> bool) {
+        self.signal_except(libc::SIGSTOP, is_spared);
+    }
+
+    fn signal_except(&self, signal: i32, is_spared: impl Fn(&str) -> bool) {
+        let mut signalled = HashSet::new();
         let mut quiet = 0;
         for _ in 0..ROUNDS {
             let found = self.find().into_iter().filter(|process| !is_spared(&process.command_line()));
-            let new: Vec<_> = found.filter(|process| killed.insert(process.identity())).collect();
+            let new: Vec<_> = found.filter(|process| signalled.insert(process.identity())).collect();
             for process in &new {
-                process.kill();
+                process.signal(signal);
             }
             // Twice: a process that forks and ends while the list is read can be missed together with its child.
             quiet = if new.is_empty() { quiet + 1 } else { 0 };

@@ -13,7 +13,7 @@ pub fn strays(prefix: &str) -> Vec<i32> {
 /// Sends SIGKILL to the [`strays`].
 pub fn kill_strays(prefix: &str) {
     for process in find(prefix) {
-        process.kill();
+        process.signal(libc::SIGKILL);
     }
 }
 

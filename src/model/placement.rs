@@ -50,6 +50,7 @@ mod tests {
             memory: Memory::default(),
             concurrency: 1,
             refusal: None,
+            changes: Vec::new(),
         };
         let moved = plan.on_gpus(&["0".into(), "1".into()]).on_gpus(&["3".into(), "2".into()]);
         let visible: Vec<_> = moved.environment.iter().filter(|choice| choice.name == VISIBLE).collect();

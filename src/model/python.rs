@@ -69,7 +69,8 @@ impl Python {
             arguments: [OsString::from("-c"), script.into()].into_iter().chain(arguments).collect(),
             environment,
             directory: "/".into(),
-            out_of_memory_score: 0,
+            // As engines: it can be started again.
+            out_of_memory_score: 500,
         };
         let (on_exit, exit) = oneshot::channel();
         let child = self.spawner.spawn(&spec, Box::new(move |status| _ = on_exit.send(status)))?;

@@ -76,8 +76,8 @@ pub(super) struct Totals {
 impl Totals {
     /// What an engine tells of itself.
     pub fn of(status: &Status) -> Self {
-        let restarts = (status.restarts > 0).then_some(("died", status.restarts));
-        Self { starts: status.generation, restarts: restarts.into_iter().collect(), wedges: status.wedges }
+        let restarts = status.restarts_by_failure.iter().map(|(kind, count)| (kind.name(), *count)).collect();
+        Self { starts: status.generation, restarts, wedges: status.wedges }
     }
 
     /// With what has happened to the engines before it.

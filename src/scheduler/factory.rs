@@ -30,6 +30,8 @@ pub struct Factory {
     pub devices: Devices,
     /// What tells this hardware from other hardware: measured figures are remembered for it.
     pub hardware: String,
+    /// The version of vLLM: what helped one version another one may not need.
+    pub engine_version: String,
 }
 
 impl fmt::Debug for Factory {

@@ -1,21 +1,17 @@
 //! What earlier starts of engines needed: measured, and remembered over restarts of vllama in one small file.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
 
+use super::written::Written;
 use crate::model::plan::{Choice, Plan};
 
 /// Most engines that are remembered; the ones not seen for longest are forgotten.
 const MOST: usize = 256;
-/// Longest file that is read, in bytes.
-const LONGEST: u64 = 1 << 20;
 
 /// What one engine needed.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
@@ -40,21 +36,14 @@ impl Figure {
 #[derive(Debug)]
 pub(super) struct Figures {
     known: BTreeMap<String, Figure>,
-    text: watch::Sender<Vec<u8>>,
+    file: Written,
 }
 
 impl Figures {
     /// Reads the file, which need not be there, and keeps it up to date.
     pub(super) fn open(path: PathBuf) -> Self {
-        let known = read(&path).unwrap_or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(path = %path.display(), %error, "cannot read what earlier starts needed; measuring anew");
-            }
-            BTreeMap::new()
-        });
-        let (text, changes) = watch::channel(Vec::new());
-        tokio::spawn(keep_written(path, changes));
-        Self { known, text }
+        let (file, known) = Written::open(path, "what earlier starts needed");
+        Self { known, file }
     }
 
     /// What is known of an engine.
@@ -82,8 +71,7 @@ impl Figures {
         {
             self.known.remove(&oldest);
         }
-        // Numbers and hexadecimal keys always become JSON.
-        self.text.send_replace(serde_json::to_vec_pretty(&self.known).unwrap_or_default());
+        self.file.write(&self.known);
         true
     }
 }
@@ -98,7 +86,10 @@ pub(super) fn key(engine_key: &str, hardware: &str, plan: &Plan) -> String {
     add(engine_key);
     add(hardware);
     add(&format!("{:?}", plan.device));
-    for Choice { name, value, more, .. } in plan.flags.iter().chain(&plan.environment) {
+    // Which of the GPUs it was on does not matter.
+    let is_place = |choice: &&Choice| matches!(choice.name, "CUDA_VISIBLE_DEVICES" | "CUDA_DEVICE_ORDER");
+    let environment = plan.environment.iter().filter(|choice| !is_place(choice));
+    for Choice { name, value, more, .. } in plan.flags.iter().chain(environment) {
         add(name);
         value.iter().chain(more).for_each(|value| add(value));
     }
@@ -110,36 +101,9 @@ pub(super) fn key(engine_key: &str, hardware: &str, plan: &Plan) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn keep_written(path: PathBuf, mut changes: watch::Receiver<Vec<u8>>) {
-    while changes.changed().await.is_ok() {
-        let text = changes.borrow_and_update().clone();
-        let place = path.clone();
-        let written = tokio::task::spawn_blocking(move || write(&place, &text)).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(path = %path.display(), %error, "cannot write down what this start needed");
-        }
-    }
-}
-
-fn read(path: &Path) -> io::Result<BTreeMap<String, Figure>> {
-    let mut text = Vec::new();
-    fs::File::open(path)?.take(LONGEST).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
-fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let new = path.with_extension("json.new");
-    // Not synced: what a power cut takes away is measured anew, and a program cannot end while a busy disk keeps one of
-    // its threads in a sync.
-    fs::write(&new, text)?;
-    fs::rename(&new, path)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::written::read;
     use super::*;
 
     #[tokio::test]
@@ -152,7 +116,9 @@ mod tests {
         assert!(figures.note("a", Some(2000), None));
         assert_eq!(figures.get("a").map(|figure| (figure.bytes, figure.start())), Some((2000, Duration::from_secs(3))));
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while read(&path).ok().and_then(|known| known.get("a").map(|figure| figure.bytes)) != Some(2000) {
+        while read(&path).ok().and_then(|known: BTreeMap<String, Figure>| known.get("a").map(|figure| figure.bytes))
+            != Some(2000)
+        {
             assert!(std::time::Instant::now() < deadline, "the file is written");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -163,7 +129,7 @@ mod tests {
     async fn a_torn_file_is_as_good_as_none_and_the_number_of_engines_is_bounded() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("measured.json");
-        fs::write(&path, "{\"a\":").expect("written");
+        std::fs::write(&path, "{\"a\":").expect("written");
         let mut figures = Figures::open(path);
         assert_eq!(figures.get("a"), None);
         for number in 0..MOST + 10 {

@@ -13,6 +13,7 @@ use super::core::{EngineId, Needs, Report, Stage};
 use super::factory::{Factory, needs};
 use super::figures::{self, Figures};
 use super::keeper::Command;
+use super::remedies::{self, Remedies};
 use super::retire::Retired;
 use super::suspects::Suspects;
 use crate::engine::{Engine, State, Status};
@@ -47,6 +48,8 @@ pub(super) struct Held {
     engine: Option<(Engine, watch::Receiver<Status>)>,
     /// The name its figures are remembered by.
     figures: String,
+    /// The name changes of its plan are remembered by.
+    remedy: String,
     /// Memory that was taken on its GPUs when it was started, in bytes.
     used_before: Option<u64>,
     /// The last report that the core has had.
@@ -56,10 +59,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(model: Arc<Installed>, factory: &Factory) -> Self {
-        let plan = (factory.plan)(&model);
+    pub(super) fn new(model: Arc<Installed>, factory: &Factory, remedies: &Remedies) -> Self {
         let key = model.engine_key();
+        let remedy = remedies::key(&key, &factory.hardware, &factory.engine_version);
+        let plan = remedies.apply(&remedy, (factory.plan)(&model));
         Self {
+            remedy,
             figures: figures::key(&key, &factory.hardware, &plan),
             served_name: plan.served_name.as_str().into(),
             model,
@@ -125,10 +130,12 @@ impl Held {
         id: EngineId,
         place: &[usize],
         factory: &Factory,
+        remedies: &Remedies,
         commands: &mpsc::WeakUnboundedSender<Command>,
     ) -> bool {
         // What the engine is called must not depend on the alias that was used last, or it would be another engine.
-        let mut plan = Plan { served_name: self.plan.served_name.clone(), ..(factory.plan)(&self.model) };
+        let plan = remedies.apply(&self.remedy, (factory.plan)(&self.model));
+        let mut plan = Plan { served_name: self.plan.served_name.clone(), ..plan };
         if let Some(visible) = factory.devices.visible(place) {
             plan = plan.on_gpus(&visible);
         }
@@ -140,6 +147,7 @@ impl Held {
             if let Some((_, last)) = self.engine.replace((engine, status)) {
                 self.before = Totals::of(&last.borrow()).and(&self.before);
             }
+            self.figures = figures::key(&self.key, &factory.hardware, &plan);
             self.plan = plan;
             self.timed = 0;
         }
@@ -147,6 +155,23 @@ impl Held {
         tracing::debug!(model = %self.served_name, ?place, "loading the model");
         if let Some(engine) = self.order() {
             engine.start();
+        }
+        is_new
+    }
+
+    /// Takes over the plan that the engine has made of its own after a failure, and remembers what has helped; whether the
+    /// plan is another one than before.
+    pub(super) fn follow_plan(&mut self, factory: &Factory, remedies: &mut Remedies) -> bool {
+        let Some((_, status)) = &self.engine else { return false };
+        let status = status.borrow();
+        let Some(plan) = &status.plan else { return false };
+        let is_new = **plan != self.plan;
+        if is_new {
+            self.plan = Plan::clone(plan);
+            self.figures = figures::key(&self.key, &factory.hardware, &self.plan);
+        }
+        if status.state == State::Ready {
+            remedies.note(&self.remedy, plan);
         }
         is_new
     }

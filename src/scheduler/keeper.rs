@@ -15,6 +15,7 @@ use super::figures::Figures;
 use super::held::Held;
 use super::lease::Lease;
 use super::refusal::in_words;
+use super::remedies::Remedies;
 use super::retire::Retired;
 use super::snapshot::DeviceSnapshot;
 use super::{KeepAlive, LeaseError, Limits};
@@ -69,12 +70,20 @@ pub(super) struct Public {
     pub changes: watch::Sender<u64>,
 }
 
+/// What is remembered over restarts of vllama.
+pub(super) struct Memory {
+    /// What engines needed.
+    pub figures: Figures,
+    /// How their plans had to be changed.
+    pub remedies: Remedies,
+}
+
 /// The scheduler's task.
 pub(super) struct Keeper {
     core: Core,
     replays: u32,
     factory: Factory,
-    figures: Figures,
+    memory: Memory,
     commands: mpsc::WeakUnboundedSender<Command>,
     held: HashMap<EngineId, Held>,
     by_key: HashMap<String, EngineId>,
@@ -93,7 +102,7 @@ impl Keeper {
         factory: Factory,
         rules: Rules,
         replays: u32,
-        figures: Figures,
+        memory: Memory,
         commands: mpsc::WeakUnboundedSender<Command>,
         public: Public,
     ) -> Self {
@@ -103,7 +112,7 @@ impl Keeper {
             devices: factory.devices.names(),
             replays,
             factory,
-            figures,
+            memory,
             commands,
             held: HashMap::new(),
             by_key: HashMap::new(),
@@ -205,9 +214,9 @@ impl Keeper {
         }
         let engine = self.next;
         self.next += 1;
-        let held = Held::new(model.clone(), &self.factory);
+        let held = Held::new(model.clone(), &self.factory, &self.memory.remedies);
         let keep_alive = (self.factory.keep_alive)(model);
-        self.core.add(engine, held.needs(&self.figures), keep_alive, Instant::now());
+        self.core.add(engine, held.needs(&self.memory.figures), keep_alive, Instant::now());
         self.held.insert(engine, held);
         self.by_key.insert(key, engine);
         self.publish_members();
@@ -270,8 +279,9 @@ impl Keeper {
         self.public.changes.send_modify(|count| *count += 1);
         let Some(held) = self.held.get_mut(&engine) else { return };
         let place = self.core.seat(engine).map_or(&[][..], |seat| &seat.place);
-        if held.measure(place, &self.factory, &mut self.figures) {
-            let needs = held.needs(&self.figures);
+        let changed = held.follow_plan(&self.factory, &mut self.memory.remedies);
+        if held.measure(place, &self.factory, &mut self.memory.figures) || changed {
+            let needs = held.needs(&self.memory.figures);
             self.tell(Event::Needs { engine, needs });
         }
         if let Some(report) = self.held.get_mut(&engine).and_then(Held::news) {
@@ -331,8 +341,9 @@ impl Keeper {
 
     fn start(&mut self, engine: EngineId, place: &[usize]) {
         let Some(held) = self.held.get_mut(&engine) else { return };
-        if held.start(engine, place, &self.factory, &self.commands) {
-            self.core.renew(engine);
+        if held.start(engine, place, &self.factory, &self.memory.remedies, &self.commands) {
+            let needs = held.needs(&self.memory.figures);
+            self.core.renew(engine, needs);
             self.publish_members();
         }
     }

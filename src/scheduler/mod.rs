@@ -16,9 +16,11 @@ mod keeper;
 mod lease;
 mod meter;
 mod refusal;
+mod remedies;
 mod retire;
 mod snapshot;
 mod suspects;
+mod written;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub use crate::engine::{Content, EngineBody, EngineGone, Origin, Trace};
 pub use factory::{Devices, Factory};
 pub use lease::Lease;
 pub use meter::Meter;
+pub use remedies::remembered;
 pub use retire::Retired;
 pub use snapshot::{DeviceSnapshot, EngineSnapshot, Snapshot};
 
@@ -38,7 +41,8 @@ use self::core::{Rules, Ticket};
 use crate::model::Installed;
 use book::{House, Member};
 use figures::Figures;
-use keeper::{Command, Keeper, Public};
+use keeper::{Command, Keeper, Memory, Public};
+use remedies::Remedies;
 
 /// An engine counts as idle only when nobody has used it this long: clients that send one request after the other leave
 /// gaps, and a swap in such a gap would cost them a start each.
@@ -70,6 +74,8 @@ pub struct Settings {
     pub sleeping_memory: u64,
     /// File in which it is remembered what engines needed.
     pub measured: PathBuf,
+    /// File in which it is remembered how plans had to be changed.
+    pub changes: PathBuf,
 }
 
 /// The operator's choices that may change while it runs.
@@ -132,8 +138,8 @@ impl Scheduler {
             linger: LINGER,
             sleeping_memory: settings.sleeping_memory,
         };
-        let figures = Figures::open(settings.measured);
-        let keeper = Keeper::new(factory, rules, settings.replays, figures, commands.downgrade(), public);
+        let memory = Memory { figures: Figures::open(settings.measured), remedies: Remedies::open(settings.changes) };
+        let keeper = Keeper::new(factory, rules, settings.replays, memory, commands.downgrade(), public);
         tokio::spawn(keeper.run(receiver));
         let (members, house, changes) = (members_seen, house_seen, changes_seen);
         Self { commands, members, house, changes, tickets: Arc::default() }

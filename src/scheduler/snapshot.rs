@@ -7,6 +7,7 @@ use super::KeepAlive;
 use super::book::{Book, Member, Totals};
 use crate::engine::{State, Status};
 use crate::model::ModelName;
+use crate::model::plan::Change;
 
 /// State of all engines at one moment.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +72,10 @@ pub struct EngineSnapshot {
     pub estimate: Duration,
     /// The last death of the engine, or why it cannot be started, for users; `None` once it is ready again.
     pub failure: Option<String>,
+    /// The identifier of that death, e.g. `out_of_memory`.
+    pub failure_name: Option<&'static str>,
+    /// What was changed of its plan because it failed, in lines for people.
+    pub changes: Vec<String>,
     /// Bytes of main memory the engine's processes hold; `None` while there are none, or when nobody measured.
     pub memory_bytes: Option<u64>,
     /// Bytes of GPU memory it is charged for; `None` on the CPU.
@@ -123,6 +128,8 @@ impl EngineSnapshot {
             oldest_wait: book.oldest.map(|since| now.saturating_duration_since(since)),
             estimate: book.estimate,
             failure: status.failure.as_ref().map(|failure| failure.message.clone()).or(problem),
+            failure_name: status.failure.as_ref().map(|failure| failure.kind.name()),
+            changes: status.plan.iter().flat_map(|plan| &plan.changes).map(Change::describe).collect(),
             memory_bytes: None,
             gpu_bytes: member.on_gpu.then_some(book.device_bytes),
             context_length: status.max_model_len,

@@ -50,8 +50,12 @@ pub struct Engine {
     pub running: usize,
     /// Requests waiting for it.
     pub waiting: usize,
-    /// Why it failed for good.
+    /// What it died of, until it is ready again.
     pub failure: Option<String>,
+    /// The identifier of that, e.g. `out_of_memory`.
+    pub failure_name: Option<&'static str>,
+    /// What was changed of its plan because it failed.
+    pub changes: Vec<String>,
 }
 
 /// Main memory in bytes; `null` where unknown.
@@ -133,6 +137,8 @@ impl Engine {
             running: engine.leases,
             waiting: engine.waiting,
             failure: engine.failure.clone(),
+            failure_name: engine.failure_name,
+            changes: engine.changes.clone(),
         }
     }
 }
@@ -184,6 +190,8 @@ mod tests {
             oldest_wait: None,
             estimate: Duration::ZERO,
             failure: failure.map(str::to_owned),
+            failure_name: None,
+            changes: Vec::new(),
             memory_bytes: Some(1000),
             gpu_bytes: None,
             context_length: None,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::vllama::{Builder, chat, generate};
-use crate::harness::{Answer, Request, Vllama, eventually};
+use crate::harness::{Answer, Client, Request, Vllama, eventually};
 
 /// A key file of a test's own, and a vllama that is to ask for its keys.
 pub(crate) struct Keys {
@@ -448,6 +448,27 @@ async fn engines_take_requests_in_the_order_of_their_keys_priorities() {
     assert_eq!(vllama.post("/v1/chat/completions", &body).await.status(), 200);
     let sent = vllama.engine_request().await;
     assert_eq!((&sent["body"]["priority"], &sent["headers"]["x-vllm-priority"]), (&json!(-100), &Value::Null));
+}
+
+#[tokio::test]
+async fn the_port_for_monitoring_asks_for_no_key_and_tells_what_each_has_used() {
+    let keys = Keys::of(Vllama::with_fake().env("VLLAMA_METRICS_LISTEN", "127.0.0.1:0"));
+    let bob = keys.add(&["bob"]);
+    let vllama = keys.builder.start().await;
+    assert_eq!(asked(&vllama, &bob, "/api/chat", &chat("FAKE:count 5", false)).await.status(), 200);
+    assert_eq!(asked(&vllama, &bob, "/api/pull", &json!({"model": "x"})).await.status(), 403);
+    assert_eq!(vllama.post("/api/chat", &chat("hi", false)).await.status(), 401);
+    let monitoring = Client::Tcp(vllama.monitoring.expect("the port is told"));
+    assert_eq!(monitoring.get("/health").await.json()["engine"]["state"], "ready");
+    for sample in [
+        r#"vllama_key_requests_total{key="bob",status="200"} 1"#,
+        r#"vllama_key_refusals_total{key="bob",reason="scope"} 1"#,
+        r#"vllama_key_refusals_total{key="none",reason="no_key"} 1"#,
+        r#"vllama_key_tokens_total{key="bob",direction="generated"} "#,
+    ] {
+        eventually(sample, async || monitoring.get("/metrics").await.text().contains(sample).then_some(())).await;
+    }
+    assert_eq!(vllama.get("/metrics").await.status(), 401);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod anthropic;
 mod attacks;
 mod blobs;
 mod catalogue;
+mod changes;
 mod cloud;
 mod command_line;
 mod contract;

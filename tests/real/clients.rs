@@ -2,7 +2,8 @@
 //!
 //! Every file of `tests/clients` is one test here, against one vllama with the real engine that serves a chat model and
 //! an embedding model: `test_*.py` for unittest, `*.test.mjs` for Node's own runner. Those in `tests/clients/recorded`
-//! need answers that no small model gives; the fake engine replays them. Those in `tests/clients/calling` are run by the
+//! need answers that no small model gives; the fake engine replays them. Those in `tests/clients/keyed` are run by the
+//! group `keys`. Those in `tests/clients/calling` are run by the
 //! group `tools`, whose model calls and thinks.
 
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ pub(crate) fn calling(runner: &mut Runner, vllama: &Vllama) {
 }
 
 /// The Python of the clients.
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let python = std::env::var_os("VLLAMA_TEST_CLIENTS").map(PathBuf::from);
     if python.is_none() {
         println!("skipped: real clients, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` sets it");
@@ -65,17 +66,17 @@ async fn start(ground: &Ground) -> Vllama {
     vllama
 }
 
-fn directory() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
 /// A file as the tests name it.
-fn name(file: &Path) -> String {
+pub(crate) fn name(file: &Path) -> String {
     file.strip_prefix(directory()).unwrap_or(file).display().to_string()
 }
 
 /// The files with tests of clients, in order.
-fn files(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
     let tests = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         name.ends_with(".test.mjs") || (name.starts_with("test_") && name.ends_with(".py"))
@@ -88,21 +89,27 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 /// Runs one file; its runner tells what fails.
 fn pass(python: &Path, file: &Path, vllama: &Vllama, asked: &Path) {
+    if file.extension().is_some_and(|end| end == "mjs") && !directory().join("node_modules").exists() {
+        println!("skipped: {}, since tests/clients/setup has not installed its packages", name(file));
+        return;
+    }
+    let mut command = command(python, file, vllama);
+    assert!(command.env("VLLAMA_ENGINE_ASKED", asked).status().unwrap().success());
+}
+
+/// The runner of one file.
+pub(crate) fn command(python: &Path, file: &Path, vllama: &Vllama) -> Command {
     let mut command = if file.extension().is_some_and(|end| end == "py") {
         let mut command = Command::new(python);
         // Examples as they are in READMEs close no client.
         command.args(["-W", "ignore::ResourceWarning", "-m", "unittest", "-v"]);
         command
     } else {
-        if !directory().join("node_modules").exists() {
-            println!("skipped: {}, since tests/clients/setup has not installed its packages", name(file));
-            return;
-        }
         let mut command = Command::new(python.with_file_name("node"));
         command.args(["--test", "--test-reporter=tap"]);
         command
     };
     command.arg(file.file_name().unwrap()).current_dir(file.parent().unwrap());
-    command.env("OLLAMA_HOST", vllama.address.to_string()).env("VLLAMA_ENGINE_ASKED", asked);
-    assert!(command.env("PYTHONPATH", directory()).status().unwrap().success());
+    command.env("OLLAMA_HOST", vllama.address.to_string()).env("PYTHONPATH", directory());
+    command
 }

@@ -11,9 +11,11 @@
 mod harness;
 
 mod answers;
+mod changes;
 mod clients;
 mod deaths;
 mod embeddings;
+mod keys;
 mod leftovers;
 mod load;
 mod models;
@@ -23,13 +25,13 @@ mod tools;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use harness::Vllama;
+use harness::{Vllama, default_model};
 
 /// The default model, as its users know it.
-const MODEL: &str = "smollm2:135m";
+const MODEL: &str = default_model::NAME;
 
 /// Longest wait for an answer that a load comes before.
 const LOAD: Duration = Duration::from_secs(400);
@@ -89,16 +91,20 @@ fn main() -> ExitCode {
     let ground = Ground { venv, models: place.join("models"), state: place.join("state") };
     leftovers::remember();
     let mut runner = Runner::default();
-    runner.test("the default model is imported from GGUF once", async { import(&ground) });
+    runner.test("the default model is imported from GGUF once", async {
+        default_model::import(&ground.venv, &ground.models);
+    });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 8] = [
+    let groups: [(&str, Group); 9] = [
         ("plans", plans::run),
         ("answers", answers::run),
         ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),
+        ("keys", keys::run),
         ("prompts", prompts::run),
+        ("changes", changes::run),
         ("deaths", deaths::run),
     ];
     for (name, run) in groups {
@@ -113,21 +119,4 @@ fn main() -> ExitCode {
     let word = if failed.is_empty() { "ok" } else { "FAILED" };
     println!("test result: {word}. {passed} passed; {} failed", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn import(ground: &Ground) {
-    let directory = std::fs::read_dir(ground.venv.join("share/vllama")).unwrap();
-    let file =
-        directory.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "gguf"));
-    let status = Command::new(env!("CARGO_BIN_EXE_vllama"))
-        .args(["import", "--if-missing", "--parameter", "temperature=0.2,top_p=0.9", "--engine"])
-        .arg(ground.venv.join("bin/vllm"))
-        .arg("--models-dir")
-        .arg(&ground.models)
-        .arg(file.expect("the default model's file"))
-        .arg(MODEL)
-        .status()
-        .unwrap();
-    assert!(status.success());
-    assert!(ground.models.join("registry.ollama.ai/library/smollm2/135m/vllama.json").exists());
 }

@@ -67,6 +67,9 @@ struct Running<'a> {
     expires_at: Timestamp,
     size_vram: u64,
     context_length: u64,
+    /// Not Ollama's: what was changed of the engine's plan because it failed, where anything was.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    plan_changes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -91,7 +94,7 @@ pub fn tags<'a>(models: impl IntoIterator<Item = &'a Installed>) -> Vec<u8> {
 
 /// The body of `/api/ps`; those that stay longest come first.
 #[must_use]
-pub fn running<'a>(snapshot: &Snapshot, find: impl Fn(&EngineSnapshot) -> Option<&'a Installed>) -> Vec<u8> {
+pub fn running<'a>(snapshot: &'a Snapshot, find: impl Fn(&EngineSnapshot) -> Option<&'a Installed>) -> Vec<u8> {
     let now = SystemTime::now();
     let mut loaded: Vec<_> = snapshot
         .engines
@@ -100,7 +103,7 @@ pub fn running<'a>(snapshot: &Snapshot, find: impl Fn(&EngineSnapshot) -> Option
         .filter_map(|engine| Some((engine.expires_at.unwrap_or(now + FOREVER), engine, find(engine)?)))
         .collect();
     loaded.sort_by_key(|(expires_at, ..)| std::cmp::Reverse(*expires_at));
-    let running = |(expires_at, engine, model): (SystemTime, &EngineSnapshot, &'a Installed)| {
+    let running = |(expires_at, engine, model): (SystemTime, &'a EngineSnapshot, &'a Installed)| {
         // Never 0, which clients show as "Unknown".
         let size = engine.gpu_bytes.or(engine.memory_bytes).filter(|size| *size > 0).unwrap_or(model.manifest.size);
         Running {
@@ -113,6 +116,7 @@ pub fn running<'a>(snapshot: &Snapshot, find: impl Fn(&EngineSnapshot) -> Option
             // Equal sizes are shown as "100% GPU", none as "100% CPU".
             size_vram: if engine.gpu_bytes.is_some() { size } else { 0 },
             context_length: engine.context_length.unwrap_or(model.card.context_length),
+            plan_changes: &engine.changes,
         }
     };
     body(loaded.into_iter().map(running).collect())
@@ -207,6 +211,8 @@ pub(in crate::api) mod tests {
             oldest_wait: None,
             estimate: Duration::ZERO,
             failure: None,
+            failure_name: None,
+            changes: Vec::new(),
             memory_bytes: Some(500),
             gpu_bytes: None,
             context_length: Some(2048),

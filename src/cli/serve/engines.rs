@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::reload::Wanted;
+use super::surroundings::Machine;
 use super::{preflight, run_directory};
 use crate::cli::planning;
 use crate::config::Config;
@@ -31,7 +32,7 @@ pub(super) fn factory(
     spawner: &Spawner,
     gpus: Option<gpu::Watch>,
 ) -> Factory {
-    let hardware = within_budget(hardware, config.memory_budget);
+    let machine = Arc::new(Machine { gpus: gpus.clone() });
     let devices = if hardware.nvidia {
         Devices::Gpus { watch: gpus, budget: config.memory_budget, visible: visible(config) }
     } else {
@@ -44,10 +45,8 @@ pub(super) fn factory(
     let (run, logs) = (config.run.clone(), config.state.join("logs"));
     let spawner = spawner.clone();
     Factory {
-        hardware: match hardware.gpus.is_empty() {
-            true => format!("CPU, bfloat16: {}", hardware.bfloat16),
-            false => hardware.describe(),
-        },
+        hardware: planning::hardware_name(&hardware),
+        engine_version: planning::engine_version(config),
         keep_alive: Box::new(move |model| idle.borrow().keep_alives.of(&model.name)),
         plan: Box::new(move |model| {
             Plan::new(model, &hardware, &planning::wishes(&planned.borrow().config, &model.name))
@@ -65,19 +64,11 @@ pub(super) fn factory(
                     .and_then(|settings| settings.heartbeat)
                     .map_or(wanted.config.heartbeat, |time| time.0),
                 stop_limit: wanted.config.stop_limit,
+                memory_limit: Settings::MEMORY_LIMIT,
                 sleep_limit: Settings::SLEEP_LIMIT,
             };
-            Engine::new(plan, installation.clone(), spawner.clone(), settings)
+            Engine::new(plan, installation.clone(), spawner.clone(), settings, machine.clone())
         }),
         devices,
     }
-}
-
-/// The hardware with no more memory than the operator leaves to engines.
-fn within_budget(mut hardware: Hardware, budget: Option<u64>) -> Hardware {
-    if let Some(budget) = budget {
-        hardware.memory_available = if hardware.nvidia { hardware.memory_available } else { budget };
-        hardware.gpus.iter_mut().for_each(|gpu| gpu.memory = gpu.memory.min(budget));
-    }
-    hardware
 }

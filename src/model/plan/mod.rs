@@ -1,6 +1,7 @@
 //! From the facts of a checkpoint and of the machine to every engine flag, each with its reason. Pure.
 
 mod adapter;
+mod change;
 mod fit;
 mod flags;
 mod frontend;
@@ -16,6 +17,7 @@ use super::{Card, Installed};
 use fit::{Fit, Load};
 
 pub use adapter::Adapter;
+pub use change::{Change, Lever};
 pub use frontend::{Frontend, FrontendWish, NoFrontend};
 pub use hardware::{Gpu, Hardware};
 pub use memory::{Memory, cache_bytes, cache_bytes_per_token, cache_tokens, gibibytes};
@@ -103,6 +105,9 @@ pub struct Plan {
     pub concurrency: usize,
     /// Why the estimate says that it cannot run here; nobody should start it then.
     pub refusal: Option<Refusal>,
+    /// What was changed because it failed, in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }
 
 impl Plan {
@@ -166,6 +171,7 @@ impl Plan {
             memory: fit.memory,
             concurrency,
             refusal: fit.refusal,
+            changes: Vec::new(),
         }
     }
 }

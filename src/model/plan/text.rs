@@ -48,6 +48,12 @@ impl Plan {
             writeln!(text, "  {name:<14} {:>10}{note}", gibibytes(bytes))?;
         }
         writeln!(text, "  {:<14} {:>10}", "requests", format!("{} at most", self.concurrency))?;
+        if !self.changes.is_empty() {
+            writeln!(text, "\nChanged, because an engine failed without")?;
+            for change in &self.changes {
+                writeln!(text, "  {} ({})", change.describe(), change.failure)?;
+            }
+        }
         for (title, choices, separator) in
             [("Flags", &self.flags, " "), ("Environment", &self.environment, "="), ("Left out", &self.left_out, " ")]
         {

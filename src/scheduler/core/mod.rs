@@ -90,9 +90,10 @@ impl Core {
         free
     }
 
-    /// An engine was made anew to be started: it counts its starts from the beginning.
-    pub(super) fn renew(&mut self, engine: EngineId) {
+    /// An engine was made anew to be started: it counts its starts from the beginning, and needs what its plan says now.
+    pub(super) fn renew(&mut self, engine: EngineId, needs: Needs) {
         self.with(engine, |seat| {
+            seat.needs = needs;
             seat.generation = 0;
             seat.ordered = 1;
         });

@@ -14,6 +14,9 @@ pub fn text(prompt: &str, last_message: &str, format: Option<&Value>) -> String 
     if let Some((_, words)) = last_message.split_once("FAKE:text ") {
         return words.to_owned();
     }
+    if let Some(words) = rush(last_message) {
+        return vec!["rush"; words].join(" ");
+    }
     // Enough words for a fault to come in the middle.
     if last_message.contains("FAKE:") {
         return "one two three four five six seven eight nine ten".to_owned();
@@ -25,6 +28,11 @@ pub fn text(prompt: &str, last_message: &str, format: Option<&Value>) -> String 
         return "The capital of France is Paris.".to_owned();
     }
     format!("You said: {}", last_message.trim())
+}
+
+/// The number of words that shall come at once, if the prompt asks for that.
+pub fn rush(prompt: &str) -> Option<usize> {
+    prompt.rsplit_once("FAKE:rush ")?.1.split_whitespace().next()?.parse().ok()
 }
 
 /// An answer that keeps to a `response_format`; `None` where it asks for nothing.

@@ -11,6 +11,8 @@ pub enum Fault {
     Kill9,
     /// `kill-core`: the core is killed; the leader notices, fails its requests and leaves with status 0.
     KillCore,
+    /// `out-of-memory`: the core runs out of GPU memory; otherwise as `kill-core`.
+    OutOfMemory,
     /// `hang`: nothing more, for ever.
     Hang,
     /// `abort-stream`: the answer ends with `finish_reason` `abort`.
@@ -39,6 +41,7 @@ const NAMES: &[(&str, Fault)] = &[
     ("exit1", Fault::Exit1),
     ("kill9", Fault::Kill9),
     ("kill-core", Fault::KillCore),
+    ("out-of-memory", Fault::OutOfMemory),
     ("hang", Fault::Hang),
     ("abort-stream", Fault::Abort),
     ("error-midstream", Fault::Error),

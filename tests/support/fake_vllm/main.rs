@@ -10,6 +10,8 @@
 //! | `FAKE_VLLM_NEVER_READY` | `1`: stop moving after the load phase, for ever |
 //! | `FAKE_VLLM_FAIL_START` | `phase:code:line`: print the line in that phase and exit with that code |
 //! | `FAKE_VLLM_FAIL_STARTS` | only the first N starts fail, counted in `FAKE_VLLM_COUNT_FILE` (all) |
+//! | `FAKE_VLLM_FAIL_WITH` | only starts with this flag or variable fail: `--flag`, `--flag=value`, `VARIABLE=value` (all) |
+//! | `FAKE_VLLM_WAITS` | with `FAKE_VLLM_NEVER_READY`: say every N milliseconds that a process does not answer, as vLLM does |
 //! | `FAKE_VLLM_COUNT_FILE` | a file that gets one line, the leader's pid, at each start |
 //! | `FAKE_VLLM_REJECT` | a flag to refuse as vLLM refuses one it does not know: usage text, exit 2 |
 //! | `FAKE_VLLM_GARBAGE` | `1`: print bytes that are no text among the start-up lines |
@@ -23,15 +25,16 @@
 //! | `FAKE_VLLM_IGNORE_TERM` | `1`: no process of the tree cares about SIGTERM |
 //! | `FAKE_VLLM_ZOMBIES` | leave N dead children behind that only the nearest subreaper can collect (0) |
 //! | `FAKE_VLLM_STRAYS` | keep N descendants that have left the session and ignore SIGTERM (0) |
-//! | `FAKE_VLLM_LEAVE_FILES` | `1`: leave `/dev/shm/psm_fake_<pid>`, mapped by the core while it lives, and files in `TMPDIR` behind |
+//! | `FAKE_VLLM_LEAVE_FILES` | `1`: leave `/dev/shm/psm_fake_<pid>`, mapped by leader and core while they live, and files in `TMPDIR` behind; `tracked`: the resource tracker removes the first when the leader is gone, as Python's does |
 //! | `FAKE_VLLM_MAX_MODEL_LEN` | longest sequence (`--max-model-len`, else the checkpoint's `config.json`, else 8192) |
 //! | `FAKE_VLLM_SLEEP_MS` | milliseconds it takes to fall asleep (0) |
 //! | `FAKE_VLLM_SLEEP_FAULT` | what goes wrong with sleeping and waking (see [`sleep::SleepFault`]) |
+//! | `FAKE_VLLM_ORDERS` | a directory: each process takes orders from it, and waits where it is held up (see [`orders`]) |
 //! | `FAKE_VLLM_METRICS` | `hang`: never answer `/metrics`; else a file with the page that is told instead |
 //! | `FAKE_VLLM_REQUESTS` | a file that gets one JSON line `{path, headers, body}` for each request |
 //!
 //! Words in the prompt: `FAKE:<fault> [N]` (the fault after N tokens, 3 unless told), `FAKE:count N` (answers the
-//! numbers 1 to N), `FAKE:text …` (answers the rest), `FAKE:replay NAME N`, `FAKE:nan` (a vector of what is no number).
+//! numbers 1 to N), `FAKE:text …` (answers the rest), `FAKE:rush N` (N words, all at once), `FAKE:replay NAME N`, `FAKE:nan` (a vector of what is no number).
 //! With vLLM's own `VLLM_USE_RUST_FRONTEND=1` it refuses what the Rust frontend refuses.
 //! `GET /fake/requests` tells the last request.
 
@@ -44,6 +47,7 @@ mod frontend;
 mod messages;
 mod metrics;
 mod openai;
+mod orders;
 mod processes;
 mod responses;
 mod run;

@@ -84,7 +84,7 @@ impl Accepted {
         let mut sent = 0;
         loop {
             let step = run.step().await;
-            if !opened && !matches!(step, Step::Cut | Step::EngineError) {
+            if !opened && !matches!(step, Step::Cut | Step::Garbage | Step::EngineError) {
                 opened = true;
                 let mut usage = self.usage(0);
                 let members = usage.as_object_mut()?;
@@ -120,7 +120,7 @@ impl Accepted {
                     continue;
                 }
                 Step::EngineError => return sender.send(event(&failure())).await.ok(),
-                Step::Cut => return sender.send(Err(CutOff)).await.ok(),
+                Step::Cut | Step::Garbage => return sender.send(Err(CutOff)).await.ok(),
                 Step::NoDone => return None,
                 Step::Aborted => true,
                 Step::Finished => {

@@ -72,6 +72,8 @@ pub struct Job {
     pub fault: Option<Planned>,
     /// The recorded stream the prompt asks for.
     pub replay: Option<(String, usize)>,
+    /// Whether the prompt asks for all tokens at once.
+    pub rush: bool,
     /// The answer's tokens; where it stops by itself, the last one ends the sequence and has no text.
     pub tokens: Vec<Token>,
     /// Identity of the answer.
@@ -176,6 +178,7 @@ impl Job {
             stream,
             fault: Planned::in_prompt(&last_message).or(engine.settings.fault),
             replay: replay(&last_message),
+            rush: answer::rush(&last_message).is_some(),
             tokens: cut.tokens,
             id: format!("{prefix}-{id}"),
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd;
 
+use crate::orders;
 use crate::settings::Settings;
 
 /// What a process is in the tree.
@@ -50,7 +51,8 @@ impl Role {
         ROLES.iter().find(|(known, _)| *known == name).expect("FAKE_VLLM_ROLE: a known role").1
     }
 
-    fn name(self) -> &'static str {
+    /// Its name.
+    pub fn name(self) -> &'static str {
         ROLES.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| name)
     }
 
@@ -70,7 +72,10 @@ impl Role {
 pub fn start(role: Role) -> Child {
     let program = std::env::current_exe().expect("the path of this program");
     let mut command = Command::new(program);
-    command.arg0(role.title()).env("FAKE_VLLM_ROLE", role.name());
+    command
+        .arg0(role.title())
+        .env("FAKE_VLLM_ROLE", role.name())
+        .env("FAKE_VLLM_PARENT", std::process::id().to_string());
     // The pipe tells tracker and worker when their owner has gone; others must not notice.
     let noticing = matches!(role, Role::Tracker | Role::Worker);
     command.stdin(if noticing { Stdio::piped() } else { Stdio::null() });
@@ -83,19 +88,32 @@ pub fn live_as(role: Role, settings: &Settings) -> ExitCode {
     let _ = nix::sys::prctl::set_name(&name);
     if settings.ignore_term || matches!(role, Role::Tracker | Role::Stray) {
         block(&[Signal::SIGTERM, Signal::SIGINT]);
+    } else {
+        // The leader waits for them, and who is blocked hands that down.
+        let _ = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock();
+    }
+    if let (Some(directory), Role::Core | Role::Worker) = (&settings.orders, role) {
+        orders::listen(directory, Some(role), |status| std::process::exit(status));
     }
     match role {
         Role::Core => {
-            map(&segment(unistd::getppid().as_raw().unsigned_abs()));
+            if let Some(leader) = settings.parent {
+                map(&segment(leader));
+            }
             let mut worker = start(Role::Worker);
             // Waiting would close the pipe that tells the worker of our death.
             let _pipe = worker.stdin.take();
             let _ = worker.wait();
+            orders::hang_if_told();
             // vLLM's core does not outlive a worker.
             return ExitCode::FAILURE;
         }
         Role::Tracker | Role::Worker => {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            if let (Role::Tracker, true, Some(leader)) = (role, settings.tracked, settings.parent) {
+                let _ = std::fs::remove_file(segment(leader));
+            }
+            orders::hang_if_told();
         }
         Role::StrayParent => {
             let _ = unistd::setsid();
@@ -126,7 +144,7 @@ pub fn segment(leader: u32) -> PathBuf {
     unsafe_code,
     reason = "there is no safe way to map a file, and a supervisor recognises segments by their maps"
 )]
-fn map(path: &Path) {
+pub fn map(path: &Path) {
     let Ok(file) = std::fs::File::options().read(true).write(true).open(path) else { return };
     // SAFETY: a fresh mapping at an address of the kernel's choice, never read nor written nor unmapped.
     let address =

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::engine::Running;
 use crate::fault::{Fault, Planned};
+use crate::orders;
 use crate::processes;
 use crate::startup;
 use crate::vocabulary::Token;
@@ -34,6 +35,8 @@ pub enum Step {
     Cut,
     /// The stream ends here as if it were complete.
     NoDone,
+    /// What comes is no answer, and then the connection ends.
+    Garbage,
 }
 
 /// An answer on its way. Dropping it is vLLM's abort.
@@ -47,13 +50,23 @@ pub struct Run {
     begun: Instant,
     first: Option<Instant>,
     next: usize,
+    /// Whether all tokens come at once, whatever speed is set.
+    rush: bool,
+    garbage: u64,
 }
 
 impl Run {
     /// Begins an answer.
     pub fn new(running: Running, tokens: Vec<Token>, fault: Option<Planned>) -> Self {
         let core_dead = running.0.core_dead.subscribe();
-        Self { tokens, running, fault, core_dead, begun: Instant::now(), first: None, next: 0 }
+        let (begun, garbage) = (Instant::now(), orders::garbage());
+        Self { tokens, running, fault, core_dead, begun, first: None, next: 0, rush: false, garbage }
+    }
+
+    /// All tokens come at once, whatever speed is set.
+    pub fn rushing(mut self, rush: bool) -> Self {
+        self.rush = rush;
+        self
     }
 
     /// Waits for the next token or the end.
@@ -74,7 +87,8 @@ impl Run {
             return Step::Finished;
         }
         let number = u32::try_from(self.next).unwrap_or(u32::MAX);
-        let due = self.begun + engine.settings.first_token + engine.settings.token_time * number;
+        let pace = if self.rush { Duration::ZERO } else { engine.settings.token_time };
+        let due = self.begun + engine.settings.first_token + pace * number;
         if due > Instant::now() {
             tokio::select! {
                 () = sleep_until(due) => {}
@@ -82,6 +96,13 @@ impl Run {
             }
         } else if self.next.is_multiple_of(PATIENCE) {
             tokio::task::yield_now().await;
+        }
+        if orders::garbage() != self.garbage {
+            return Step::Garbage;
+        }
+        // The look at other processes takes longer than a token that is in a hurry.
+        if (!self.rush || self.next.is_multiple_of(PATIENCE)) && self.core_stays_still().await {
+            return Step::EngineError;
         }
         let engine = &self.running.0;
         engine.iterations.fetch_add(1, Ordering::Relaxed);
@@ -97,6 +118,19 @@ impl Run {
         (first - self.begun, first.elapsed())
     }
 
+    /// Waits as long as the core does nothing; true when it dies meanwhile.
+    async fn core_stays_still(&self) -> bool {
+        let engine = &self.running.0;
+        let Some(directory) = &engine.settings.orders else { return false };
+        while orders::core_stands_still(directory, engine.core) {
+            sleep(orders::LOOK).await;
+            if *self.core_dead.borrow() {
+                return true;
+            }
+        }
+        false
+    }
+
     async fn fail(&mut self, fault: Fault) -> Step {
         // The tokens before the fault reach the client before it happens.
         sleep(REACH).await;
@@ -105,8 +139,12 @@ impl Run {
             Fault::Exit0 => startup::leave(core, 0),
             Fault::Exit1 => startup::leave(core, 1),
             Fault::Kill9 => processes::signal(i32::try_from(std::process::id()).unwrap_or_default(), Signal::SIGKILL),
-            Fault::KillCore => {
-                processes::signal(core, Signal::SIGKILL);
+            Fault::KillCore | Fault::OutOfMemory => {
+                if fault == Fault::OutOfMemory {
+                    startup::out_of_memory(core);
+                } else {
+                    processes::signal(core, Signal::SIGKILL);
+                }
                 let _ = self.core_dead.wait_for(|dead| *dead).await;
                 return Step::EngineError;
             }

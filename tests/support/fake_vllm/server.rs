@@ -35,6 +35,10 @@ impl From<Infallible> for CutOff {
     }
 }
 
+/// What is no answer in any language.
+const GARBAGE: &[u8] = b"data: {\"id\": \xff\xfe\x00\x1b[31m\xc3\x28, \"choices\
+\n";
+
 /// Body of an answer.
 enum Body {
     Whole(Option<Bytes>),
@@ -178,7 +182,7 @@ async fn answer(request: Request<Incoming>, engine: Arc<Engine>, raw: Raw) -> Re
         },
     };
     let job = answer.job();
-    let run = Run::new(engine.start_running(), job.tokens.clone(), job.fault);
+    let run = Run::new(engine.start_running(), job.tokens.clone(), job.fault).rushing(job.rush);
     if let Some(fault) = job.fault.filter(|planned| planned.fault.comes_first()).map(|planned| planned.fault) {
         return instead(fault, &raw);
     }
@@ -246,7 +250,7 @@ async fn respond(engine: Arc<Engine>, body: &Value, raw: &Raw) -> Result<Respons
             match run.step().await {
                 Step::Token(_) => {}
                 Step::EngineError => return Ok(refused(&Refusal::engine_dead())),
-                Step::Cut => return Err(CutOff),
+                Step::Cut | Step::Garbage => return Err(CutOff),
                 _ => {
                     let text: String = job.tokens.iter().map(|token| token.text.as_str()).collect();
                     return Ok(json_answer(200, &responses::response(&job, "completed", Some(&text))));
@@ -381,6 +385,7 @@ async fn whole(answer: Answer, mut run: Run, engine: &Engine) -> Result<Response
             Step::Token(index) => sent = index + 1,
             Step::EngineError => return Ok(refused(&Refusal::engine_dead())),
             Step::Cut => return Err(CutOff),
+            Step::Garbage => return Ok(typed(200, "application/json", GARBAGE)),
             Step::Aborted => return Ok(json_answer(200, &answer.whole(sent, true, &run))),
             Step::Finished | Step::NoDone => {
                 answer.job().count(engine);
@@ -417,7 +422,7 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
     loop {
         let step = run.step().await;
         // vLLM sends the first chunk together with the first output, not before.
-        if !opened && !matches!(step, Step::Cut | Step::EngineError) {
+        if !opened && !matches!(step, Step::Cut | Step::Garbage | Step::EngineError) {
             opened = true;
             if let Some(opening) = job.opening() {
                 sender.send(event(&opening)).await.ok()?;
@@ -442,6 +447,10 @@ async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Op
                 return sender.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await.ok();
             }
             Step::Cut => return sender.send(Err(CutOff)).await.ok(),
+            Step::Garbage => {
+                sender.send(Ok(Bytes::from_static(GARBAGE))).await.ok()?;
+                return sender.send(Err(CutOff)).await.ok();
+            }
             Step::NoDone => return None,
             Step::Aborted => sender.send(event(&job.abort())).await.ok()?,
         }
@@ -520,8 +529,8 @@ fn json_answer(status: u16, value: &Value) -> Response<Body> {
     typed(status, "application/json", value.to_string())
 }
 
-fn typed(status: u16, kind: &'static str, text: String) -> Response<Body> {
-    response(status, Some(kind), Body::Whole(Some(Bytes::from(text))))
+fn typed(status: u16, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {
+    response(status, Some(kind), Body::Whole(Some(text.into())))
 }
 
 fn empty(status: u16) -> Response<Body> {

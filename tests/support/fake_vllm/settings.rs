@@ -13,6 +13,8 @@ use crate::startup::Phase;
 pub struct Settings {
     /// What this process is in the tree; `None` for the leader.
     pub role: Option<Role>,
+    /// Who has started this process, if that was one of the tree: its parent may be gone before it asks.
+    pub parent: Option<u32>,
     /// Duration of each phase of the start.
     pub start: Vec<(Phase, Duration)>,
     /// Never reach the serving phase.
@@ -21,6 +23,10 @@ pub struct Settings {
     pub fail_start: Option<(Phase, u8, String)>,
     /// How many starts fail.
     pub fail_starts: Option<usize>,
+    /// Starts fail only with this flag or variable, and this value where one is told.
+    pub fail_with: Option<(String, Option<String>)>,
+    /// Time between two lines that say that it still waits, once it never gets ready.
+    pub waits: Option<Duration>,
     /// Where starts are counted.
     pub count_file: Option<PathBuf>,
     /// A flag to refuse.
@@ -49,6 +55,8 @@ pub struct Settings {
     pub strays: usize,
     /// Leave files behind.
     pub leave_files: bool,
+    /// The tracker removes the shared memory, if it lives long enough.
+    pub tracked: bool,
     /// Longest sequence in tokens.
     pub max_model_len: Option<u64>,
     /// Most stop strings one request may have; vLLM's own variable.
@@ -61,6 +69,8 @@ pub struct Settings {
     pub sleep_time: Duration,
     /// What goes wrong with sleeping and waking.
     pub sleep_fault: Option<SleepFault>,
+    /// Where orders come from.
+    pub orders: Option<PathBuf>,
     /// Where requests are written down.
     pub requests: Option<PathBuf>,
     /// `/metrics` is never answered.
@@ -75,10 +85,16 @@ impl Settings {
         let rate: f64 = number("FAKE_VLLM_TOKEN_RATE").unwrap_or(0.0);
         Self {
             role: text("FAKE_VLLM_ROLE").map(|name| Role::named(&name)),
+            parent: number("FAKE_VLLM_PARENT"),
             start: text("FAKE_VLLM_START").map_or_else(Vec::new, |list| phases(&list)),
             never_ready: switch("FAKE_VLLM_NEVER_READY"),
             fail_start: text("FAKE_VLLM_FAIL_START").map(|failure| fail_start(&failure)),
             fail_starts: number("FAKE_VLLM_FAIL_STARTS"),
+            fail_with: text("FAKE_VLLM_FAIL_WITH").map(|with| match with.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (with, None),
+            }),
+            waits: number("FAKE_VLLM_WAITS").map(Duration::from_millis),
             count_file: text("FAKE_VLLM_COUNT_FILE").map(PathBuf::from),
             reject: text("FAKE_VLLM_REJECT"),
             garbage: switch("FAKE_VLLM_GARBAGE"),
@@ -93,6 +109,7 @@ impl Settings {
             zombies: number("FAKE_VLLM_ZOMBIES").unwrap_or(0),
             strays: number("FAKE_VLLM_STRAYS").unwrap_or(0),
             leave_files: switch("FAKE_VLLM_LEAVE_FILES"),
+            tracked: text("FAKE_VLLM_LEAVE_FILES").is_some_and(|value| value == "tracked"),
             max_model_len: number("FAKE_VLLM_MAX_MODEL_LEN"),
             max_stop_strings: number("VLLM_MAX_STOP_STRINGS").unwrap_or(4),
             development: switch("VLLM_SERVER_DEV_MODE"),
@@ -100,6 +117,7 @@ impl Settings {
             sleep_time: Duration::from_millis(number("FAKE_VLLM_SLEEP_MS").unwrap_or(0)),
             sleep_fault: text("FAKE_VLLM_SLEEP_FAULT")
                 .map(|name| SleepFault::named(&name).expect("FAKE_VLLM_SLEEP_FAULT: a known fault")),
+            orders: text("FAKE_VLLM_ORDERS").map(PathBuf::from),
             requests: text("FAKE_VLLM_REQUESTS").map(PathBuf::from),
             metrics_hang: text("FAKE_VLLM_METRICS").is_some_and(|value| value == "hang"),
             metrics: text("FAKE_VLLM_METRICS").filter(|value| value != "hang").map(PathBuf::from),

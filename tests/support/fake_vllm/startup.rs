@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::arguments::Arguments;
 use crate::engine::Engine;
 use crate::frontend;
+use crate::orders;
 use crate::processes::{self, Role};
 use crate::server;
 use crate::settings::Settings;
@@ -62,16 +63,23 @@ struct Life {
 
 /// The leader's whole life.
 pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
-    let fails = this_start_fails(&settings);
+    let life = Arc::<Life>::default();
+    if let Some(directory) = &settings.orders {
+        let life = Arc::clone(&life);
+        orders::listen(directory, None, move |status| leave(life.core.load(Ordering::SeqCst), status));
+    }
+    let fails = this_start_fails(&settings, &arguments);
     if settings.ignore_term {
         processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
     }
     std::thread::sleep(settings.phase(Phase::Import));
+    orders::pass_blocking(settings.orders.as_deref(), "import");
+    orders::hang_if_told();
     if let Some(lines) = frontend::refusal(&arguments).filter(|_| settings.rust_frontend) {
         eprintln!("{lines}");
         return ExitCode::FAILURE;
     }
-    let start = Start { fails, settings: &settings, life: Arc::default() };
+    let start = Start { fails, settings: &settings, life };
     start.fail_in(Phase::Import);
 
     let signals = processes::block(&[Signal::SIGTERM, Signal::SIGINT]);
@@ -80,7 +88,7 @@ pub fn serve(arguments: Arguments, settings: Settings) -> ExitCode {
     std::thread::spawn(move || {
         loop {
             let _ = signals.wait();
-            if ignore {
+            if ignore || orders::IGNORES_TERM.load(Ordering::SeqCst) {
                 continue;
             }
             if !life.serving.load(Ordering::SeqCst) {
@@ -103,6 +111,15 @@ struct Start<'settings> {
 
 impl Start<'_> {
     async fn run(&self, arguments: &Arguments, mut stopped: watch::Receiver<bool>) -> ExitCode {
+        if self.settings.orders.is_some() {
+            // There is one thread for all, so with this task everything hangs.
+            tokio::spawn(async {
+                loop {
+                    orders::hang_if_told();
+                    sleep(orders::LOOK).await;
+                }
+            });
+        }
         self.configure(arguments);
         sleep(self.settings.phase(Phase::Config)).await;
         self.fail_in(Phase::Config);
@@ -114,8 +131,9 @@ impl Start<'_> {
         }
         let engine = self.build(arguments);
         self.load(arguments).await;
+        self.held_up(engine.core).await;
         if self.settings.never_ready {
-            std::future::pending::<()>().await;
+            self.wait_for_ever().await;
         }
         sleep(self.settings.phase(Phase::Profile)).await;
         self.profile(&engine);
@@ -145,6 +163,15 @@ impl Start<'_> {
         leave(engine.core, 0)
     }
 
+    /// Waits where it is held up while the weights load, and as long as its core does nothing.
+    async fn held_up(&self, core: i32) {
+        let directory = self.settings.orders.as_deref();
+        orders::pass(directory, "load").await;
+        while directory.is_some_and(|directory| orders::core_stands_still(directory, core)) {
+            sleep(orders::LOOK).await;
+        }
+    }
+
     fn configure(&self, arguments: &Arguments) {
         api(0, "INFO", "utils.py:299", "vLLM API server version 0.32.0");
         let given: Vec<String> = arguments
@@ -170,7 +197,15 @@ impl Start<'_> {
         // Lives until the leader's end of the pipe closes, which is when the leader ends.
         std::mem::forget(tracker);
         if self.settings.leave_files {
-            std::fs::write(processes::segment(std::process::id()), [0; 4096]).expect("/dev/shm can be written");
+            let segment = processes::segment(std::process::id());
+            // Open until it is mapped, as Python's shared memory is.
+            let made = std::fs::File::create(&segment).and_then(|mut file| file.write_all(&[0; 4096]).map(|()| file));
+            if let Err(error) = &made {
+                eprintln!("OSError: {error}: '{}'", segment.display());
+                let _ = std::fs::remove_file(&segment);
+                leave(0, 1);
+            }
+            processes::map(&segment);
         }
         let mut core = processes::start(Role::Core);
         let pid = i32::try_from(core.id()).unwrap_or_default();
@@ -232,6 +267,17 @@ impl Start<'_> {
         );
     }
 
+    /// What vLLM does when one of its processes hangs.
+    async fn wait_for_ever(&self) {
+        let Some(pause) = self.settings.waits else { return std::future::pending().await };
+        loop {
+            sleep(pause).await;
+            let text = "No available shared memory broadcast block found in 60 seconds. This typically happens when some \
+                        processes are hanging or doing some time-consuming work";
+            log("EngineCore", self.life.core.load(Ordering::SeqCst), "INFO", "shm_broadcast.py:733", text);
+        }
+    }
+
     fn profile(&self, engine: &Engine) {
         self.fail_in(Phase::Profile);
         let (worker, length) = (engine.core, engine.max_model_len);
@@ -278,20 +324,28 @@ impl Start<'_> {
 }
 
 /// Counts this start and says whether it is one that fails.
-fn this_start_fails(settings: &Settings) -> bool {
+fn this_start_fails(settings: &Settings, arguments: &Arguments) -> bool {
     let starts = settings.count_file.as_ref().map_or(1, |path| {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         let mut file = file.expect("FAKE_VLLM_COUNT_FILE: a file to write to");
         writeln!(file, "{}", std::process::id()).expect("FAKE_VLLM_COUNT_FILE: a file to write to");
         std::fs::read_to_string(path).unwrap_or_default().lines().count()
     });
-    settings.fail_start.is_some() && settings.fail_starts.is_none_or(|failing| starts <= failing)
+    let is_so = |(name, value): &(String, Option<String>)| {
+        let flag = arguments.given.iter().rev().find(|(flag, _)| flag == name).map(|(_, values)| values.join(" "));
+        let found = flag.or_else(|| std::env::var(name).ok());
+        found.is_some_and(|found| value.as_ref().is_none_or(|value| *value == found))
+    };
+    settings.fail_start.is_some()
+        && settings.fail_starts.is_none_or(|failing| starts <= failing)
+        && settings.fail_with.as_ref().is_none_or(is_so)
 }
 
 /// What SIGTERM does while serving: running requests may finish within `--shutdown-timeout`, late ones are aborted.
 async fn shut_down(engine: &Engine) {
     api(0, "INFO", "launcher.py:180", "[shutdown] API server: shutdown triggered");
     engine.stopping.store(true, Ordering::SeqCst);
+    orders::pass(engine.settings.orders.as_deref(), "stopping").await;
     wait_for_idle(engine, Duration::from_secs(engine.arguments.shutdown_timeout)).await;
     processes::signal(engine.core, Signal::SIGKILL);
     wait_for_idle(engine, Duration::from_secs(1)).await;
@@ -312,6 +366,15 @@ pub fn leave(core: i32, code: i32) -> ! {
     }
     let _ = std::io::stdout().flush();
     std::process::exit(code)
+}
+
+/// The core runs out of its GPU's memory and dies.
+pub fn out_of_memory(core: i32) {
+    let text =
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80 GiB";
+    log("EngineCore", core, "ERROR", "core.py:1136", text);
+    let _ = std::io::stdout().flush();
+    processes::signal(core, Signal::SIGKILL);
 }
 
 /// A line of the API server.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, UnixStream};
 
 /// No answer of a test takes this long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -186,11 +186,27 @@ impl Client {
         Ok(exchange)
     }
 
+    /// As [`Client::send`], but the kernel takes in no more than this many bytes that nobody reads.
+    pub async fn send_with_window(&self, request: &Request, bytes: u32) -> io::Result<Exchange> {
+        let mut exchange = self.connect_with_window(Some(bytes)).await?;
+        exchange.write(&request.bytes()).await?;
+        exchange.method.clone_from(&request.method);
+        Ok(exchange)
+    }
+
     /// Connects and says nothing yet.
     pub async fn connect(&self) -> io::Result<Exchange> {
+        self.connect_with_window(None).await
+    }
+
+    async fn connect_with_window(&self, window: Option<u32>) -> io::Result<Exchange> {
         let wire: Box<dyn Wire> = match self {
             Self::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
+                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                if let Some(bytes) = window {
+                    socket.set_recv_buffer_size(bytes)?;
+                }
+                let stream = socket.connect(*address).await?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }

@@ -2,6 +2,7 @@
 //! sees how an answer arrives.
 
 pub mod client;
+pub mod default_model;
 pub mod embedder;
 pub mod model;
 pub mod processes;

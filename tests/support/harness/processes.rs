@@ -37,7 +37,8 @@ pub fn signal(pid: i32, signal: Signal) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
 }
 
-fn all() -> Vec<Process> {
+/// Every process of this machine.
+pub fn all() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").expect("/proc");
     entries.filter_map(|entry| read(&entry.ok()?.path())).collect()
 }

@@ -40,6 +40,7 @@ pub async fn within<T>(limit: Duration, what: &str, mut state: impl AsyncFnMut()
 }
 
 /// How a vllama is started.
+#[derive(Clone)]
 pub struct Builder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -293,6 +294,11 @@ impl Vllama {
             assert!(Instant::now() < deadline, "{name} in {all:?}");
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// The events it has told on standard output.
+    pub fn events(&self) -> Vec<Value> {
+        self.process.stdout.all().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// What it has said on standard error.

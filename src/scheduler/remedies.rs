@@ -1,0 +1,163 @@
+//! Changes of plans that have helped: remembered over restarts of vllama, so that the next start does not fail first
+//! (decision 0041).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::written::{self, Written};
+use crate::model::plan::{Change, Plan};
+
+/// Most engines whose changes are remembered; the ones not seen for longest are forgotten.
+const MOST: usize = 256;
+
+/// What has helped one engine.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+struct Remedy {
+    /// The model, for people who read the file.
+    model: String,
+    changes: Vec<Change>,
+    /// When it was found, in seconds since 1970.
+    seen: u64,
+}
+
+/// All that is remembered.
+#[derive(Debug)]
+pub(super) struct Remedies {
+    known: BTreeMap<String, Remedy>,
+    file: Written,
+}
+
+impl Remedies {
+    /// Reads the file, which need not be there, and keeps it up to date.
+    pub(super) fn open(path: PathBuf) -> Self {
+        let (file, known) = Written::open(path, "how plans were changed");
+        Self { known, file }
+    }
+
+    /// The plan with the changes that have helped an engine with this key. A change holds only where it finds what it once
+    /// found: what the operator has set otherwise since stays as it is.
+    pub(super) fn apply(&self, key: &str, plan: Plan) -> Plan {
+        applied(self.known.get(key), plan)
+    }
+
+    /// Notes the changes with which an engine got ready; without any, it is forgotten that there were some.
+    pub(super) fn note(&mut self, key: &str, plan: &Plan) {
+        let changes: Vec<Change> = plan.changes.iter().filter(|change| !change.passing).cloned().collect();
+        if self.known.get(key).map_or(&[][..], |remedy| &remedy.changes) == changes {
+            return;
+        }
+        if changes.is_empty() {
+            self.known.remove(key);
+        } else {
+            let seen = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            self.known.insert(key.to_owned(), Remedy { model: plan.served_name.clone(), changes, seen });
+        }
+        while self.known.len() > MOST
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, remedy)| remedy.seen).map(|(key, _)| key.clone())
+        {
+            self.known.remove(&oldest);
+        }
+        self.file.write(&self.known);
+    }
+}
+
+/// The name under which changes are remembered: what is served, on what, by which vLLM.
+pub(super) fn key(engine_key: &str, hardware: &str, engine_version: &str) -> String {
+    format!("{engine_key} on {hardware} with vLLM {engine_version}")
+}
+
+/// The plan as an engine would be started with: with the changes that have helped before, by the file at `path`. For
+/// those who explain plans and start nothing.
+#[must_use]
+pub fn remembered(path: &Path, engine_key: &str, hardware: &str, engine_version: &str, plan: Plan) -> Plan {
+    let known: BTreeMap<String, Remedy> = written::read(path).unwrap_or_default();
+    applied(known.get(&key(engine_key, hardware, engine_version)), plan)
+}
+
+fn applied(remedy: Option<&Remedy>, plan: Plan) -> Plan {
+    remedy.into_iter().flat_map(|remedy| &remedy.changes).fold(plan, |plan, change| plan.changed(change))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::plan::{Choice, Device, Frontend, Lever, Memory};
+
+    fn plan(length: &str) -> Plan {
+        Plan {
+            checkpoint: "/models/m".into(),
+            served_name: "m".into(),
+            checkpoint_name: "m".into(),
+            device: Device::Cpu,
+            gpus: 0,
+            frontend: Frontend::Python,
+            flags: vec![Choice {
+                name: "--max-model-len",
+                value: Some(length.to_owned()),
+                more: Vec::new(),
+                reason: "as the configuration says".into(),
+            }],
+            environment: Vec::new(),
+            left_out: Vec::new(),
+            extra_arguments: Vec::new(),
+            extra_environment: Vec::new(),
+            memory: Memory::default(),
+            concurrency: 1,
+            refusal: None,
+            changes: Vec::new(),
+        }
+    }
+
+    fn length(plan: &Plan) -> Option<&str> {
+        plan.flags[0].value.as_deref()
+    }
+
+    #[tokio::test]
+    async fn what_helped_once_holds_until_the_operator_says_something_else() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("changes.json");
+        let key = key("digest", "CPU", "0.32.0");
+        let change = Change {
+            lever: Lever::Length,
+            from: "100000".into(),
+            to: "auto".into(),
+            failure: "context_too_long".into(),
+            reason: "it did not fit".into(),
+            passing: false,
+        };
+        let mut remedies = Remedies::open(path.clone());
+        remedies.note(&key, &plan("100000").changed(&change));
+        assert_eq!(length(&remedies.apply(&key, plan("100000"))), Some("auto"));
+        assert_eq!(length(&remedies.apply(&key, plan("7000"))), Some("7000"), "another wish");
+        assert_eq!(length(&remedies.apply("another engine", plan("100000"))), Some("100000"));
+        let told = || remembered(&path, "digest", "CPU", "0.32.0", plan("100000"));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while length(&told()) != Some("auto") {
+            assert!(std::time::Instant::now() < deadline, "the file is written");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(told().changes, [change]);
+        // It got ready as the operator wants it now.
+        remedies.note(&key, &plan("7000"));
+        assert_eq!(length(&remedies.apply(&key, plan("100000"))), Some("100000"));
+    }
+
+    #[tokio::test]
+    async fn what_was_for_the_moment_is_not_remembered() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut remedies = Remedies::open(directory.path().join("changes.json"));
+        let change = Change {
+            lever: Lever::Length,
+            from: "100000".into(),
+            to: "auto".into(),
+            failure: "gpu_memory_busy".into(),
+            reason: "somebody else was there".into(),
+            passing: true,
+        };
+        remedies.note("key", &plan("100000").changed(&change));
+        assert_eq!(length(&remedies.apply("key", plan("100000"))), Some("100000"));
+    }
+}
