@@ -21,7 +21,7 @@ use super::running::Running;
 use super::{Phase, Settings, body, encoding, host, keys, request_id};
 use crate::access::{Access, Admission, Grant, Now};
 use crate::api::{self, Answering, Call, Reply, Trace, Upload};
-use crate::telemetry::{Facts, Metrics};
+use crate::telemetry::{Facts, Metrics, Tracer};
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
@@ -34,12 +34,21 @@ const UNBUFFERED: (HeaderName, HeaderValue) =
 /// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
 
+/// Those who are told of every request.
+#[derive(Clone, Default)]
+pub struct Watchers {
+    /// Counts it.
+    pub metrics: Arc<Metrics>,
+    /// Records it, where somebody collects spans.
+    pub tracer: Option<Tracer>,
+}
+
 /// Everything a request meets before and after its handler.
 pub struct Front {
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
-    metrics: Arc<Metrics>,
+    watchers: Watchers,
     /// The requests that began while it served.
     running: Arc<Running>,
 }
@@ -50,14 +59,14 @@ impl Front {
         router: Router,
         settings: watch::Receiver<Arc<Settings>>,
         phase: watch::Receiver<Phase>,
-        metrics: Arc<Metrics>,
+        watchers: Watchers,
     ) -> Self {
-        Self { router, settings, phase, metrics, running: Arc::default() }
+        Self { router, settings, phase, watchers, running: Arc::default() }
     }
 
     /// Counts what the server does.
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.watchers.metrics
     }
 
     /// The settings now: they may change between two requests.
@@ -80,7 +89,9 @@ impl Front {
         let settings = self.settings();
         let (head, body) = request.into_parts();
         let request_id = request_id::of(&head.headers);
-        let trace = trace(&head.headers);
+        let client = trace(&head.headers);
+        let open = self.watchers.tracer.as_ref().and_then(|tracer| tracer.open(client.as_ref()));
+        let trace = open.as_ref().map(|open| open.trace.clone()).or(client);
         let trace_id = trace.as_ref().map(Trace::id);
         let span = tracing::info_span!("request", request_id = &*request_id, trace_id);
         let facts = Arc::new(Facts::default());
@@ -89,7 +100,8 @@ impl Front {
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
             facts: facts.clone(),
-            metrics: self.metrics.clone(),
+            metrics: self.watchers.metrics.clone(),
+            traced: self.watchers.tracer.clone().zip(open),
             status: None,
             ended: false,
             patience,
