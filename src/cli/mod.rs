@@ -6,6 +6,7 @@ mod explain;
 mod health;
 mod import;
 mod init;
+mod journal;
 mod key;
 mod local_server;
 mod planning;
@@ -21,10 +22,12 @@ use crate::config::{self, Verb};
 /// Runs the verb named on the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let verb = match config::parse(std::env::args_os(), config::environment()) {
+    let environment = config::environment();
+    let stream = config::journal(&environment);
+    let verb = match config::parse(std::env::args_os(), environment) {
         Ok(verb) => verb,
         Err(error) => {
-            eprintln!("✗ {error}");
+            journal::tell_error(&error.to_string(), stream);
             return ExitCode::from(2);
         }
     };

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -33,6 +33,11 @@ use crate::telemetry::{Facts, Metrics, Tracer};
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// Tells nginx to pass a stream on as it comes. Without it nginx keeps all of an answer until its end, unless its own
+/// configuration forbids it.
+const UNBUFFERED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 /// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
@@ -168,10 +173,14 @@ impl Front {
         let asked = Asked { head: &head, body, call, settings: &settings, visitor };
         let mut reply = self.admit(asked, &mut record.holds).instrument(span).await;
         let status = reply.status();
+        let streams = matches!(reply.body(), api::Body::Stream(_));
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
         if visitor.in_lobby {
             headers.insert(CONNECTION, CLOSE);
+        }
+        if streams {
+            headers.insert(UNBUFFERED.0, UNBUFFERED.1);
         }
         if draining || *self.phase.borrow() == Phase::Draining {
             // The client's next request belongs to whoever serves next.
