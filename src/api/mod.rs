@@ -28,7 +28,7 @@ use crate::model::{Installed, ModelName, Store};
 pub use crate::scheduler::Trace;
 use crate::scheduler::{KeepAlive, Lease, LeaseError, Origin, Scheduler, Snapshot};
 use crate::telemetry::metrics::{Format, House};
-use crate::telemetry::{Facts, Health, Metrics, Queue};
+use crate::telemetry::{Facts, Health, Metrics, Queue, Tracer};
 
 pub use upload::{Refused, Upload};
 
@@ -54,6 +54,8 @@ pub struct App {
     pub started: Instant,
     /// Counts what `/metrics` tells.
     pub metrics: Arc<Metrics>,
+    /// Takes the spans of requests, where somebody collects them.
+    pub tracer: Option<Tracer>,
 }
 
 impl App {

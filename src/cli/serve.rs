@@ -43,6 +43,7 @@ use crate::server::{self, Phase};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::metrics::Machine;
+use crate::telemetry::traces::{Endpoint, Tracer};
 
 /// How long connections may take to close once nobody waits for them any more.
 const HURRY: Duration = Duration::from_millis(500);
@@ -59,6 +60,7 @@ pub(super) fn run(config: Config) -> i32 {
 struct Ground {
     wanted: Wanted,
     sockets: Sockets,
+    collector: Option<Endpoint>,
     store: Store,
     model: Option<Arc<Installed>>,
     progress: Arc<Progress>,
@@ -97,6 +99,7 @@ fn start(config: Config) -> Result<i32, Problem> {
     let model = preflight::model(&store, &config)?;
     let wanted = Wanted::new(config)?;
     preflight::engine(&wanted.config)?;
+    let collector = collector(&wanted.config)?;
     let sockets = doors::open(&wanted.config, inherited)?;
     let keys = Keys::open(&wanted.config)?.map(Arc::new);
     if keys.is_none() {
@@ -104,7 +107,8 @@ fn start(config: Config) -> Result<i32, Problem> {
     }
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper, pulse) = (init.spawner(), init.stopper(), init.pulse());
-    let ground = Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock: run_lock };
+    let ground =
+        Ground { wanted, sockets, collector, store, model, progress, spawner, pulse, keys, _run_lock: run_lock };
     std::thread::Builder::new()
         .name("vllama".into())
         .spawn(move || {
@@ -132,7 +136,7 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 }
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
-    let Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock } = ground;
+    let Ground { wanted, sockets, collector, store, model, progress, spawner, pulse, keys, _run_lock } = ground;
     let config = wanted.config.clone();
     let no_model = match store.list().is_empty() {
         true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
@@ -163,6 +167,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
     let version = doctor::engine_version(&config.engine).unwrap_or_default();
     let machine = Machine::new(gpus.clone(), &config.models, &config.state, version);
+    let (tracer, export) = collector.map(Tracer::start).unzip();
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
@@ -174,6 +179,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         context_length: config.context_length,
         started: begun,
         metrics: Arc::new(Metrics::new(machine)),
+        tracer,
     });
     if let Some(model) = &model {
         scheduler.load(model).await;
@@ -227,9 +233,23 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         // A panic in it has been logged.
         let _ = tokio::task::spawn_blocking(move || keys.note()).await;
     }
+    if let Some(export) = export {
+        export.finish().await;
+    }
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
     0
+}
+
+/// The collector of traces, where one is wanted.
+fn collector(config: &Config) -> Result<Option<Endpoint>, Problem> {
+    let read = |text: &String| {
+        Endpoint::parse(text).map_err(|error| {
+            let fix = "set VLLAMA_OTLP or --otlp to an address such as http://127.0.0.1:4318";
+            Problem::new(format!("cannot send traces to '{text}'"), error, fix)
+        })
+    };
+    config.otlp.as_ref().map(read).transpose()
 }
 
 fn log_format(config: &Config) -> Format {

@@ -311,6 +311,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
         listen: host::parse(&values.text("host").unwrap_or_default(), host::CLIENTS)?,
         metrics_listen: values.text("metrics-listen").map(|text| host::parse(&text, host::MONITORING)).transpose()?,
+        otlp: values.text("otlp"),
         models: values.path("models-dir").unwrap_or_else(|| state.join("models")),
         base_models: values.path("base-models-dir").unwrap_or_else(|| "/usr/share/vllama/models".into()),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),

@@ -37,6 +37,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// A second address, for `/metrics` and `/health` alone.
     pub metrics_listen: Option<SocketAddr>,
+    /// The collector of traces, as it was written.
+    pub otlp: Option<String>,
     /// Directory of the models.
     pub models: PathBuf,
     /// Directory of models that are only read, below the others; may be missing.

@@ -40,6 +40,13 @@ pub const SETTINGS: &[Setting] = &[
         "a second address that serves /metrics and /health alone, without keys: 127.0.0.1:11435"
     ),
     setting!(
+        "otlp",
+        ["VLLAMA_OTLP"],
+        "ENDPOINT",
+        "off",
+        "a collector of traces (OTLP over HTTP): http://127.0.0.1:4318; gets a span for each request"
+    ),
+    setting!(
         "models-dir",
         ["VLLAMA_MODELS", "OLLAMA_MODELS"],
         "DIR",

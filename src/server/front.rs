@@ -27,7 +27,7 @@ use super::running::Running;
 use super::{Phase, Settings, body, encoding, host, keys, request_id};
 use crate::access::{Access, Grant, Now};
 use crate::api::{self, Answering, Call, Reply, Trace, Upload};
-use crate::telemetry::{Facts, Metrics};
+use crate::telemetry::{Facts, Metrics, Tracer};
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
@@ -54,12 +54,21 @@ pub struct Visitor {
     pub in_lobby: bool,
 }
 
+/// Those who are told of every request.
+#[derive(Clone, Default)]
+pub struct Watchers {
+    /// Counts it.
+    pub metrics: Arc<Metrics>,
+    /// Records it, where somebody collects spans.
+    pub tracer: Option<Tracer>,
+}
+
 /// Everything a request meets before and after its handler.
 pub struct Front {
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
-    metrics: Arc<Metrics>,
+    watchers: Watchers,
     /// The requests that began while it served.
     running: Arc<Running>,
     crowd: Arc<Crowd>,
@@ -72,7 +81,7 @@ impl Front {
         router: Router,
         settings: watch::Receiver<Arc<Settings>>,
         phase: watch::Receiver<Phase>,
-        metrics: Arc<Metrics>,
+        watchers: Watchers,
     ) -> Self {
         let crowd = {
             let Settings { max_connections, lobby, max_requests, .. } = **settings.borrow();
@@ -83,7 +92,7 @@ impl Front {
             router,
             settings,
             phase,
-            metrics,
+            watchers,
             running: Arc::default(),
             crowd: Arc::new(crowd),
             clients: Arc::default(),
@@ -97,7 +106,7 @@ impl Front {
 
     /// Counts what the server does.
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.watchers.metrics
     }
 
     /// The settings now: they may change between two requests.
@@ -124,7 +133,9 @@ impl Front {
         let settings = self.settings();
         let (head, body) = request.into_parts();
         let request_id = request_id::of(&head.headers);
-        let trace = trace(&head.headers);
+        let client = trace(&head.headers);
+        let open = self.watchers.tracer.as_ref().and_then(|tracer| tracer.open(client.as_ref()));
+        let trace = open.as_ref().map(|open| open.trace.clone()).or(client);
         let trace_id = trace.as_ref().map(Trace::id);
         let span = tracing::info_span!("request", request_id = &*request_id, trace_id);
         let facts = Arc::new(Facts::default());
@@ -133,7 +144,8 @@ impl Front {
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
             facts: facts.clone(),
-            metrics: self.metrics.clone(),
+            metrics: self.watchers.metrics.clone(),
+            traced: self.watchers.tracer.clone().zip(open),
             status: None,
             ended: false,
             patience,
@@ -320,7 +332,7 @@ impl Front {
 
     /// Counts somebody who was told to come back.
     fn count_refused(&self) {
-        self.metrics.connection_refused();
+        self.watchers.metrics.connection_refused();
         self.crowd.tell_of_refusals();
     }
 

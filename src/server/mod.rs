@@ -29,11 +29,10 @@ use tokio::task::JoinSet;
 
 use crate::access::Gate;
 use crate::api::App;
-use crate::telemetry::Metrics;
 pub use cors::Origins;
 pub use door::Door;
 use door::attend;
-use front::Front;
+use front::{Front, Watchers};
 use router::Router;
 
 pub use router::OPERATORS;
@@ -120,8 +119,8 @@ pub async fn serve(
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
 ) {
-    let metrics = app.metrics.clone();
-    serve_routes(doors, Router::new(app), settings, phase, metrics).await;
+    let watchers = Watchers { metrics: app.metrics.clone(), tracer: app.tracer.clone() };
+    serve_routes(doors, Router::new(app), settings, phase, watchers).await;
 }
 
 /// Serves `/metrics` and `/health`, and nothing else, until `phase` is [`Phase::Draining`] or its sender is gone.
@@ -132,7 +131,8 @@ pub async fn serve_monitoring(
     phase: watch::Receiver<Phase>,
 ) {
     let router = Router::monitoring(&app);
-    serve_routes(vec![door], router, settings, phase, app.metrics.clone()).await;
+    let watchers = Watchers { metrics: app.metrics.clone(), tracer: None };
+    serve_routes(vec![door], router, settings, phase, watchers).await;
 }
 
 async fn serve_routes(
@@ -140,9 +140,9 @@ async fn serve_routes(
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
-    metrics: Arc<Metrics>,
+    watchers: Watchers,
 ) {
-    let front = Arc::new(Front::new(router, settings, phase.clone(), metrics));
+    let front = Arc::new(Front::new(router, settings, phase.clone(), watchers));
     let mut open = JoinSet::new();
     for door in doors {
         open.spawn(attend(door, front.clone(), phase.clone()));

@@ -18,6 +18,7 @@ use crate::access::{Admission, Now};
 use crate::api;
 use crate::telemetry::Facts;
 use crate::telemetry::metrics::{Ended, Metrics};
+use crate::telemetry::traces::{Closing, Open, Tracer};
 
 /// nginx's number for a client that went away before its answer had ended; only ever logged and counted.
 const CLIENT_GONE: u16 = 499;
@@ -34,6 +35,8 @@ pub struct Record {
     pub facts: Arc<Facts>,
     /// Counts it when it is over.
     pub metrics: Arc<Metrics>,
+    /// Its span, where somebody collects them.
+    pub traced: Option<(Tracer, Open)>,
     /// Status of the answer, once there is one.
     pub status: Option<StatusCode>,
     /// Whether the answer has been handed over completely.
@@ -70,6 +73,9 @@ impl Drop for Record {
         };
         let took = self.facts.arrived().elapsed();
         self.metrics.ended(Ended { status, took, facts: &self.facts });
+        if let Some((tracer, open)) = self.traced.take() {
+            tracer.close(open, Closing { method: self.method.as_str(), status, took, facts: &self.facts });
+        }
         let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let (tokens_in, tokens_out) = self.facts.tokens();
         let told = |tokens: u64| (tokens > 0).then_some(tokens);

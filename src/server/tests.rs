@@ -138,7 +138,7 @@ impl Server {
         let (phase, shutdown) = watch::channel(Phase::Serving);
         let (settings, seen) = watch::channel(Arc::new(settings));
         let doors = vec![Door { listener, inherited: false }];
-        let served = tokio::spawn(serve_routes(doors, router, seen, shutdown, Arc::default()));
+        let served = tokio::spawn(serve_routes(doors, router, seen, shutdown, Watchers::default()));
         Self { address, phase, settings, served, waiting, release }
     }
 

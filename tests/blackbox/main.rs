@@ -45,6 +45,7 @@ mod service;
 mod shape;
 mod thinking;
 mod tools;
+mod traces;
 mod transcripts;
 mod traps;
 mod units;

@@ -34,9 +34,10 @@ impl Wanted {
 type Shown = fn(&Config) -> String;
 
 /// Settings that hold until the next start: whoever depends on them was made from them.
-const FIXED: [(&str, Shown); 14] = [
+const FIXED: [(&str, Shown); 15] = [
     ("host", |config| config.listen.to_string()),
     ("metrics-listen", |config| format!("{:?}", config.metrics_listen)),
+    ("otlp", |config| format!("{:?}", config.otlp)),
     ("models-dir", |config| config.models.display().to_string()),
     ("base-models-dir", |config| config.base_models.display().to_string()),
     ("state-dir", |config| config.state.display().to_string()),
