@@ -180,7 +180,10 @@ impl Front {
                 call.grant = grant;
                 *admission = admitted;
             }
-            Err(denied) => {
+            Err((denied, who)) => {
+                if let Some(key) = who.key() {
+                    call.facts.set_key(key.to_owned());
+                }
                 call.facts.set_refusal(denied.reason());
                 return keys::refuse(&denied, refuse, path, &call.request_id);
             }
