@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use vllama::api::{Route, anthropic, ollama, openai};
+use vllama::api::{ASKS_A_MODEL, Route, anthropic, ollama, openai};
+use vllama::config::SETTINGS;
 use vllama::server::OPERATORS;
 use vllama::telemetry::metrics::table::TABLE;
 
@@ -247,6 +248,35 @@ fn every_record_in_the_security_document_names_tests_that_exist() {
         assert!(!tests.is_empty(), "{record} names no test");
         for test in tests {
             assert!(functions.contains(&test), "there is no test {test}: {record}");
+        }
+    }
+}
+
+#[test]
+fn every_route_that_asks_a_model_is_a_route() {
+    let routes: BTreeSet<String> = native().into_iter().chain(passing()).collect();
+    for path in ASKS_A_MODEL {
+        assert!(routes.contains(&format!("POST {path}")), "{path}");
+    }
+}
+
+#[test]
+fn every_bound_names_tests_that_exist_and_every_setting_in_it_is_one() {
+    let functions = functions();
+    let settings: BTreeSet<String> = SETTINGS.iter().map(|setting| format!("--{}", setting.flag)).collect();
+    let text = read("docs/limits.md");
+    let bounds: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+    assert!(bounds.len() > 20, "the bounds are found");
+    for bound in bounds.iter().filter(|bound| !bound.starts_with("| what |")) {
+        let cells: Vec<&str> = bound.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 5, "docs/limits.md has five columns: {bound}");
+        let tests = quoted(cells[4]);
+        assert!(!tests.is_empty(), "{bound} names no test");
+        for test in tests {
+            assert!(functions.contains(&test), "there is no test {test}: {bound}");
+        }
+        for setting in quoted(cells[2]).iter().filter(|setting| setting.starts_with("--")) {
+            assert!(settings.contains(setting), "there is no setting {setting}: {bound}");
         }
     }
 }

@@ -58,7 +58,8 @@ impl Target {
         }
     }
 
-    fn request(&self, prompt: &str, stream: bool) -> Vec<u8> {
+    /// The bytes of a request with this prompt.
+    pub fn request(&self, prompt: &str, stream: bool) -> Vec<u8> {
         let messages = format!(
             "\"model\":\"{}\",\"messages\":[{{\"role\":\"user\",\"content\":\"{prompt}\"}}]",
             crate::model::NAME

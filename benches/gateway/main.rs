@@ -6,6 +6,7 @@
 //! there. The load generator shares the machine's cores with what it measures: figures compare, they do not add up.
 
 mod bare;
+mod crowd;
 mod load;
 #[path = "../../tests/support/harness/model.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
@@ -46,6 +47,11 @@ fn main() {
         && role == scheduler::ROLE
     {
         return scheduler::run(directory.into());
+    }
+    if let [_, role, address] = &*std::env::args().collect::<Vec<_>>()
+        && role == crowd::ROLE
+    {
+        return crowd::run(address);
     }
     // `cargo test --all-targets` builds and runs this too, and a debug build's figures mean nothing.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -95,6 +101,9 @@ fn main() {
         }
         if parts.iter().any(|word| word == "swap") {
             swap().await;
+        }
+        if parts.iter().any(|word| word == "crowd") {
+            in_a_crowd().await;
         }
     });
 }
@@ -301,6 +310,25 @@ async fn swap() {
     let measure = "first token after a swap, beside a bare start, median (s)";
     row(measure, [&format!("{direct:.1}"), "", &format!("{vllama:.1}")], &format!("× {:.2}", vllama / direct));
     println!("\nbare starts {:.1?}, swaps {:.1?}", times[0], times[1]);
+}
+
+/// Streams alone, and in a crowd of connections that rest and clients that read slowly.
+async fn in_a_crowd() {
+    let mut seen = crowd::measure().await;
+    println!("\n| {} streams at a time | alone | in the crowd | |\n|---|---|---|---|", crowd::ACTIVE);
+    for percent in [50, 99] {
+        let [alone, crowded] = seen.delays.each_mut().map(|times| percentile(times, percent));
+        let measure = format!("token sent to line read, p{percent} (ms)");
+        println!("| {measure} | {alone:.3} | {crowded:.3} | × {:.2} |", crowded / alone);
+    }
+    let [alone, crowded] = seen.whole.each_mut().map(|times| percentile(times, 100));
+    println!("| whole streams, the slowest round (s) | {alone:.3} | {crowded:.3} | × {:.3} |", crowded / alone);
+    let [nobody, resting, reading, after] = seen.memory.map(mebibytes);
+    let each = |more: f64, number: usize| format!("{:.1} KiB each", more * 1024.0 / number as f64);
+    println!("\n| resident memory (MiB) | | |\n|---|---|---|\n| nobody | {nobody:.1} | |");
+    println!("| {} connections that rest | {resting:.1} | {} |", crowd::IDLE, each(resting - nobody, crowd::IDLE));
+    println!("| and {} slow readers | {reading:.1} | {} |", crowd::SLOW, each(reading - resting, crowd::SLOW));
+    println!("| when all have gone | {after:.1} | |");
 }
 
 async fn silent() {

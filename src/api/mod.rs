@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -28,7 +28,7 @@ use crate::model::{Installed, ModelName, Store};
 pub use crate::scheduler::Trace;
 use crate::scheduler::{KeepAlive, Lease, LeaseError, Origin, Scheduler, Snapshot};
 use crate::telemetry::metrics::{Format, House};
-use crate::telemetry::{Facts, Health, Metrics, Queue};
+use crate::telemetry::{Facts, Health, Metrics, Queue, Tracer};
 
 pub use upload::{Refused, Upload};
 
@@ -54,6 +54,8 @@ pub struct App {
     pub started: Instant,
     /// Counts what `/metrics` tells.
     pub metrics: Arc<Metrics>,
+    /// Takes the spans of requests, where somebody collects them.
+    pub tracer: Option<Tracer>,
 }
 
 impl App {
@@ -100,7 +102,7 @@ impl App {
         keep_alive: Option<KeepAlive>,
     ) -> Result<Lease, LeaseError> {
         let begun = Instant::now();
-        let lease = self.scheduler.lease(model, keep_alive).await?;
+        let lease = self.scheduler.lease_within(model, keep_alive, call.patience).await?;
         call.facts.set_waited(begun.elapsed());
         Ok(lease)
     }
@@ -112,6 +114,24 @@ impl App {
         if self.stopping.load(Ordering::Relaxed) { health.stopping() } else { health }
     }
 }
+
+/// The routes at which a model works for a client; how many of them one client may have at a time can be limited.
+/// Counting tokens is none of them: it takes a moment.
+pub const ASKS_A_MODEL: &[&str] = &[
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/audio/transcriptions",
+    "/v1/score",
+    "/v1/rerank",
+    "/pooling",
+    anthropic::routes::MESSAGES,
+];
 
 /// One request.
 #[derive(Debug)]
@@ -136,6 +156,8 @@ pub struct Call {
     pub accept: String,
     /// When the head of the request had been read.
     pub arrived: Instant,
+    /// How long the client is willing to wait for its model; `None` = as long as it takes.
+    pub patience: Option<Duration>,
 }
 
 impl Call {

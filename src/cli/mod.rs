@@ -3,9 +3,11 @@
 
 mod doctor;
 mod explain;
+mod health;
 mod import;
 mod init;
 mod key;
+mod local_server;
 mod planning;
 mod problem;
 mod progress;
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
         }),
         Verb::Explain { model, config } => explain::run(&model, &config),
         Verb::Doctor(config) => doctor::run(&config),
+        Verb::Health { ready, config } => health::run(ready, &config),
         Verb::Key(order) => key::run(order),
         Verb::Init(command) => init::run(command),
         Verb::Version => {

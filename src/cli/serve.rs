@@ -1,5 +1,6 @@
 //! `vllama serve [MODEL]`: opens the port, loads the model, serves until it is told to stop.
 
+mod descriptors;
 mod doors;
 mod engines;
 mod keep_alives;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use descriptors::Shares;
 use doors::Sockets;
 use keys::Keys;
 use notify::Notifier;
@@ -41,6 +43,7 @@ use crate::server::{self, Phase};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::metrics::Machine;
+use crate::telemetry::traces::{Endpoint, Tracer};
 
 /// How long connections may take to close once nobody waits for them any more.
 const HURRY: Duration = Duration::from_millis(500);
@@ -57,6 +60,7 @@ pub(super) fn run(config: Config) -> i32 {
 struct Ground {
     wanted: Wanted,
     sockets: Sockets,
+    collector: Option<Endpoint>,
     store: Store,
     model: Option<Arc<Installed>>,
     progress: Arc<Progress>,
@@ -95,6 +99,7 @@ fn start(config: Config) -> Result<i32, Problem> {
     let model = preflight::model(&store, &config)?;
     let wanted = Wanted::new(config)?;
     preflight::engine(&wanted.config)?;
+    let collector = collector(&wanted.config)?;
     let sockets = doors::open(&wanted.config, inherited)?;
     let keys = Keys::open(&wanted.config)?.map(Arc::new);
     if keys.is_none() {
@@ -102,7 +107,8 @@ fn start(config: Config) -> Result<i32, Problem> {
     }
     let (signals, receiver) = mpsc::unbounded_channel();
     let (spawner, stopper, pulse) = (init.spawner(), init.stopper(), init.pulse());
-    let ground = Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock: run_lock };
+    let ground =
+        Ground { wanted, sockets, collector, store, model, progress, spawner, pulse, keys, _run_lock: run_lock };
     std::thread::Builder::new()
         .name("vllama".into())
         .spawn(move || {
@@ -130,7 +136,7 @@ fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant
 }
 
 async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
-    let Ground { wanted, sockets, store, model, progress, spawner, pulse, keys, _run_lock } = ground;
+    let Ground { wanted, sockets, collector, store, model, progress, spawner, pulse, keys, _run_lock } = ground;
     let config = wanted.config.clone();
     let no_model = match store.list().is_empty() {
         true => "no model is installed: get one with `ollama pull NAME`, or `vllama import FILE.gguf NAME`",
@@ -154,12 +160,14 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         Err(error) => return Problem::new("cannot look at this machine", error, "please report this").tell(),
     };
     let settings = scheduler_settings(&config);
+    let shares = Shares::of_this_process(config.max_connections);
     let scheduler = Scheduler::new(engines::factory(&config, wanted_seen, hardware, &spawner, gpus.clone()), settings);
     let python = Python::beside(&config.engine, &config.environment, spawner);
     let publish = change::publisher(store.clone(), scheduler.clone());
     let pulls = Pulls::start(store.clone(), python.clone(), config.models.join(".downloads"), publish);
     let version = doctor::engine_version(&config.engine).unwrap_or_default();
     let machine = Machine::new(gpus.clone(), &config.models, &config.state, version);
+    let (tracer, export) = collector.map(Tracer::start).unzip();
     let app = Arc::new(App {
         scheduler: scheduler.clone(),
         store,
@@ -171,12 +179,13 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         context_length: config.context_length,
         started: begun,
         metrics: Arc::new(Metrics::new(machine)),
+        tracer,
     });
     if let Some(model) = &model {
         scheduler.load(model).await;
     }
     let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, keys.as_deref())));
+    let (server_wanted, server_seen) = watch::channel(Arc::new(server_settings(&config, keys.as_deref(), shares)));
     let (_monitored, always) = watch::channel(Phase::Serving);
     if let Some(door) = doors.monitoring {
         // To the very end: how a drain goes is worth watching too.
@@ -190,6 +199,7 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     }
     let reload = Arc::new(Reload {
         started: config,
+        shares,
         wanted,
         server: server_wanted,
         scheduler: scheduler.clone(),
@@ -223,9 +233,23 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         // A panic in it has been logged.
         let _ = tokio::task::spawn_blocking(move || keys.note()).await;
     }
+    if let Some(export) = export {
+        export.finish().await;
+    }
     progress.event(&json!({"event": "stopped"}));
     progress.done("stopped");
     0
+}
+
+/// The collector of traces, where one is wanted.
+fn collector(config: &Config) -> Result<Option<Endpoint>, Problem> {
+    let read = |text: &String| {
+        Endpoint::parse(text).map_err(|error| {
+            let fix = "set VLLAMA_OTLP or --otlp to an address such as http://127.0.0.1:4318";
+            Problem::new(format!("cannot send traces to '{text}'"), error, fix)
+        })
+    };
+    config.otlp.as_ref().map(read).transpose()
 }
 
 fn log_format(config: &Config) -> Format {
@@ -265,13 +289,17 @@ fn limits(config: &Config) -> scheduler::Limits {
     }
 }
 
-fn server_settings(config: &Config, keys: Option<&Keys>) -> server::Settings {
+fn server_settings(config: &Config, keys: Option<&Keys>, shares: Shares) -> server::Settings {
     server::Settings {
         gate: keys.map(|keys| keys.gate.clone()),
         stall_timeout: config.stall_limit,
         body_limit: config.body_limit,
         upload_limit: config.blob_limit,
-        max_connections: config.max_connections,
+        max_connections: shares.connections,
+        lobby: shares.lobby,
+        max_requests: shares.requests,
+        streams_per_client: config.streams_per_client,
+        patience: config.patience,
         origins: server::Origins::new(&config.origins),
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
         ..server::Settings::default()

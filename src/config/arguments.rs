@@ -40,6 +40,13 @@ pub enum Verb {
     },
     /// Tell whether an engine could run here, and what to do where it could not.
     Doctor(Box<Config>),
+    /// Tell how the server of this machine is.
+    Health {
+        /// Whether its default model can answer, rather than whether it lives.
+        ready: bool,
+        /// Where it listens, and how to talk.
+        config: Box<Config>,
+    },
     /// Add, list or revoke keys.
     Key(KeyOrder),
     /// Run one command below an init.
@@ -89,6 +96,10 @@ pub fn parse(
         }
         Some(("key", matches)) => Ok(Verb::Key(key::read(matches, &environment)?)),
         Some(("doctor", matches)) => Ok(Verb::Doctor(Box::new(config(matches, environment)?))),
+        Some(("health", matches)) => {
+            let ready = matches.get_flag("ready");
+            Ok(Verb::Health { ready, config: Box::new(config(matches, environment)?) })
+        }
         Some(("init", matches)) => {
             Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
         }
@@ -151,6 +162,14 @@ fn command() -> Command {
         .after_help(
             "Changes nothing. Exit code 1 when something keeps vllama from serving; warnings are 0. With --json one object.",
         );
+    let health = with_settings(Command::new("health").about("Tell whether the server of this machine lives"))
+        .after_help("For health checks: asks the server at OLLAMA_HOST's address. Exit code 1 when it is not well.")
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("whether its default model can answer, too"),
+        );
     let init = Command::new("init")
         .about("Run one command under a PID 1 that reaps and passes signals on")
         .after_help("The exit code is the command's own, or 128 + the signal that killed it.")
@@ -174,6 +193,7 @@ fn command() -> Command {
             import,
             explain,
             doctor,
+            health,
             key::command(),
             init,
             Command::new("version").about("Tell the version"),
@@ -311,6 +331,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         model: matches.try_get_one::<String>("model").ok().flatten().map(|text| name(text)).transpose()?,
         listen: host::parse(&values.text("host").unwrap_or_default(), host::CLIENTS)?,
         metrics_listen: values.text("metrics-listen").map(|text| host::parse(&text, host::MONITORING)).transpose()?,
+        otlp: values.text("otlp"),
         models: values.path("models-dir").unwrap_or_else(|| state.join("models")),
         base_models: values.path("base-models-dir").unwrap_or_else(|| "/usr/share/vllama/models".into()),
         engine: values.path("engine").unwrap_or_else(|| found_in_path(variable("PATH"), "vllm")),
@@ -330,6 +351,8 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
         memory_budget: values.bytes("memory-budget")?,
         max_wait: values.time("max-wait", Duration::from_secs(30))?,
         min_residence: values.time("min-residence", Duration::from_secs(10))?,
+        streams_per_client: size(values.number("streams-per-client")?.unwrap_or(0)),
+        patience: Some(values.time("patience", Duration::ZERO)?).filter(|patience| !patience.is_zero()),
         stall_limit: values.time("stall-timeout", Duration::from_secs(60))?,
         body_limit: size(values.number("max-body")?.unwrap_or(64)).saturating_mul(1 << 20),
         blob_limit: values.number("max-blob")?.unwrap_or(1024).saturating_mul(1 << 30),

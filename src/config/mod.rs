@@ -37,6 +37,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// A second address, for `/metrics` and `/health` alone.
     pub metrics_listen: Option<SocketAddr>,
+    /// The collector of traces, as it was written.
+    pub otlp: Option<String>,
     /// Directory of the models.
     pub models: PathBuf,
     /// Directory of models that are only read, below the others; may be missing.
@@ -80,6 +82,11 @@ pub struct Config {
     pub max_wait: Duration,
     /// How long a loaded model keeps its place at least.
     pub min_residence: Duration,
+    /// Answers of models that one client may have on their way at a time; 0 = any number.
+    pub streams_per_client: usize,
+    /// The longest wait for a model that a request takes upon itself, by what is known of it, where the client says nothing;
+    /// `None` = any.
+    pub patience: Option<Duration>,
     /// How long a client may read nothing of its answer.
     pub stall_limit: Duration,
     /// Largest request body, in bytes.

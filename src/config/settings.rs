@@ -40,6 +40,13 @@ pub const SETTINGS: &[Setting] = &[
         "a second address that serves /metrics and /health alone, without keys: 127.0.0.1:11435"
     ),
     setting!(
+        "otlp",
+        ["VLLAMA_OTLP"],
+        "ENDPOINT",
+        "off",
+        "a collector of traces (OTLP over HTTP): http://127.0.0.1:4318; gets a span for each request"
+    ),
+    setting!(
         "models-dir",
         ["VLLAMA_MODELS", "OLLAMA_MODELS"],
         "DIR",
@@ -131,6 +138,20 @@ pub const SETTINGS: &[Setting] = &[
         "TIME",
         "10s",
         "how long a loaded model keeps its place at least"
+    ),
+    setting!(
+        "streams-per-client",
+        ["VLLAMA_STREAMS_PER_CLIENT"],
+        "NUMBER",
+        "0 (any number)",
+        "most answers of models that one client, known by its key or its address, may have on their way at a time"
+    ),
+    setting!(
+        "patience",
+        ["VLLAMA_PATIENCE"],
+        "TIME",
+        "0 (as long as it takes)",
+        "a request that would wait longer for its model, by what is known, is refused at once; clients may say `Prefer: wait=SECONDS`"
     ),
     setting!(
         "stall-timeout",

@@ -7,13 +7,15 @@ use std::borrow::Cow;
 use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Limited};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::heartbeat::{InFlight, Pulse};
 use super::trace::Trace;
@@ -22,8 +24,24 @@ use super::wire::{Connection, Framing, piece};
 /// Longest answer that [`Client::get`] reads, in bytes.
 const WHOLE_LIMIT: usize = 64 << 20;
 const JSON: &str = "application/json";
-/// Most connections kept for later.
+/// Most connections kept for later, of all engines together: descriptors are the process's.
 const KEPT: usize = 256;
+
+/// Of this many descriptors one may be a kept connection.
+const KEPT_PART: u64 = 8;
+
+/// Connections to all engines that are kept for later now.
+static KEPT_NOW: AtomicUsize = AtomicUsize::new(0);
+
+/// Most of them in this process, whose limit is set before the first engine is started.
+static MOST_KEPT: LazyLock<usize> =
+    LazyLock::new(|| kept_connections(getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(descriptors, _)| descriptors)));
+
+/// Most connections to engines that are kept for later, of a process that may have so many descriptors.
+#[must_use]
+pub fn kept_connections(descriptors: u64) -> usize {
+    usize::try_from(descriptors / KEPT_PART).map_or(KEPT, |part| part.min(KEPT))
+}
 
 /// The engine died, or hung up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +102,7 @@ pub struct Client {
 struct Pool {
     socket: Box<Path>,
     /// Connections nobody uses now. The lock is held for a push or a pop only.
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Kept>>,
     pulse: Arc<Pulse>,
 }
 
@@ -195,7 +213,7 @@ impl Pool {
     /// A kept connection that still stands.
     fn take(&self) -> Option<Connection> {
         loop {
-            let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let Kept { mut connection, .. } = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
             if connection.stands() {
                 return Some(connection);
             }
@@ -203,10 +221,37 @@ impl Pool {
     }
 
     fn put_back(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if connection.is_clean() && idle.len() < KEPT {
-            idle.push(connection);
+        if connection.is_clean()
+            && let Some(counted) = Counted::new(*MOST_KEPT)
+        {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push(Kept { connection, _counted: counted });
         }
+    }
+}
+
+/// A connection that nobody uses now.
+#[derive(Debug)]
+struct Kept {
+    connection: Connection,
+    _counted: Counted,
+}
+
+/// One of the kept connections of this process.
+#[derive(Debug)]
+struct Counted;
+
+impl Counted {
+    /// One more, where there are less than `most`.
+    fn new(most: usize) -> Option<Self> {
+        let more = |kept| (kept < most).then_some(kept + 1);
+        KEPT_NOW.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        KEPT_NOW.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -315,6 +360,17 @@ mod tests {
         assert_eq!(answer, Err(EngineGone::HungUp));
         drop(listener);
         assert_eq!(ask(&client).await, Err(EngineGone::Unreached));
+    }
+
+    #[test]
+    fn kept_connections_are_bounded_over_all_engines() {
+        for (descriptors, most) in [(0, 0), (256, 32), (2048, 256), (1 << 20, 256), (u64::MAX, 256)] {
+            assert_eq!(kept_connections(descriptors), most, "{descriptors}");
+        }
+        assert!(Counted::new(0).is_none());
+        let before = KEPT_NOW.load(Ordering::Relaxed);
+        let kept: Vec<_> = (0..1000).map_while(|_| Counted::new(before + 100)).collect();
+        assert!(kept.len() <= 100, "{}", kept.len());
     }
 
     #[tokio::test]

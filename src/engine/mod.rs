@@ -24,7 +24,7 @@ pub mod surroundings;
 pub mod trace;
 mod wire;
 
-pub use client::{Client, Content, EngineBody, EngineGone, Origin};
+pub use client::{Client, Content, EngineBody, EngineGone, Origin, kept_connections};
 pub use command::Installation;
 pub use failure::Failure;
 pub use lifecycle::{Engine, Settings};

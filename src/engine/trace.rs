@@ -1,6 +1,8 @@
 //! The trace that a request is part of, as W3C's Trace Context has it: handed on as it came, so that what the engine
 //! records stands below what the client does.
 
+use uuid::Uuid;
+
 /// Longest `tracestate` that is handed on, in bytes; the recommendation asks for 512 at least.
 const LONGEST_STATE: usize = 4096;
 
@@ -23,6 +25,19 @@ impl Trace {
         is_parent(parent).then(|| Self { parent: parent.to_owned(), state: state.filter(is_state) })
     }
 
+    /// A trace that begins here.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self { parent: format!("00-{}-{}-01", Uuid::new_v4().simple(), new_span()), state: None }
+    }
+
+    /// The same trace, with a new span as the parent of what follows.
+    #[must_use]
+    pub fn below(&self) -> Self {
+        let flags = if self.is_sampled() { "01" } else { "00" };
+        Self { parent: format!("00-{}-{}-{flags}", self.id(), new_span()), state: self.state.clone() }
+    }
+
     /// `traceparent`.
     #[must_use]
     pub fn parent(&self) -> &str {
@@ -35,11 +50,29 @@ impl Trace {
         self.state.as_deref()
     }
 
+    /// The identity of the span that is the parent of what follows, 16 hexadecimal digits.
+    #[must_use]
+    pub fn span(&self) -> &str {
+        self.parent.split('-').nth(2).unwrap_or_default()
+    }
+
+    /// Whether whoever came before has decided to record.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        let flags = self.parent.split('-').nth(3).and_then(|flags| u8::from_str_radix(flags, 16).ok());
+        flags.is_some_and(|flags| flags & 1 == 1)
+    }
+
     /// The trace's identity, 32 hexadecimal digits.
     #[must_use]
     pub fn id(&self) -> &str {
         self.parent.split('-').nth(1).unwrap_or_default()
     }
+}
+
+/// Eight random bytes; some bits of them say that they are random, so they are never all zero.
+fn new_span() -> String {
+    Uuid::new_v4().as_bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `version-trace-parent-flags` in lower-case hexadecimal digits. Versions to come may have more parts.
@@ -80,6 +113,17 @@ mod tests {
         ] {
             assert_eq!(Trace::read(text, None).is_some(), valid, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_span_of_our_own_stays_in_the_trace_of_the_client() {
+        let client = Trace::read(PARENT, Some("a=1".to_owned())).expect("a trace");
+        let ours = client.below();
+        assert_eq!((ours.id(), ours.state(), ours.is_sampled()), (client.id(), Some("a=1"), true));
+        assert_ne!(ours.span(), client.span());
+        assert!(is_parent(ours.parent()) && is_parent(Trace::begin().parent()) && Trace::begin().is_sampled());
+        let unsampled = Trace::read(&format!("{}00", &PARENT[..53]), None).expect("a trace");
+        assert!(!unsampled.is_sampled() && !unsampled.below().is_sampled());
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub(super) enum Command {
     Lease {
         model: Arc<Installed>,
         keep_alive: Option<KeepAlive>,
+        patience: Option<Duration>,
         ticket: Ticket,
         reply: oneshot::Sender<Result<Lease, LeaseError>>,
     },
@@ -155,7 +156,7 @@ impl Keeper {
                 // Who asked may be gone.
                 let _ = known.send(());
             }
-            Command::Lease { model, keep_alive, ticket, reply } => {
+            Command::Lease { model, keep_alive, patience, ticket, reply } => {
                 let engine = self.engine_of(&model);
                 if let Some(refusal) = self.problem(engine) {
                     // The client may be gone already.
@@ -163,7 +164,7 @@ impl Keeper {
                     return;
                 }
                 self.waiting.insert(ticket, (engine, reply));
-                self.tell(Event::Request { ticket, engine, keep_alive });
+                self.tell(Event::Request { ticket, engine, keep_alive, patience });
             }
             Command::GivenUp(ticket) => {
                 if let Some((engine, _)) = self.waiting.remove(&ticket) {

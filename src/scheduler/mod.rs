@@ -109,6 +109,16 @@ pub enum LeaseError {
         /// How long a start of the model takes, or what is left of it: when it may be worth trying again.
         retry_after: Duration,
     },
+    /// The request would wait longer than it is willing to. The model is being loaded.
+    #[error(
+        "the model is not ready: by what is known it takes another {} s, which is longer than this request waits; try \
+         again then",
+        .retry_after.as_secs_f64().ceil()
+    )]
+    TooSlow {
+        /// As above.
+        retry_after: Duration,
+    },
 }
 
 /// Handle on the scheduler; cheap to clone.
@@ -154,15 +164,30 @@ impl Scheduler {
         let _ = taken.await;
     }
 
-    /// Waits until the model's engine is ready and has a place free, and takes it. Dropping the future gives up waiting.
+    /// Waits until the model's engine is ready and has a place free, however long that takes, and takes it. Dropping the
+    /// future gives up waiting.
     ///
     /// # Errors
     /// [`LeaseError`] when the engine will not become ready, or too many wait already.
     pub async fn lease(&self, model: &Arc<Installed>, keep_alive: Option<KeepAlive>) -> Result<Lease, LeaseError> {
+        self.lease_within(model, keep_alive, None).await
+    }
+
+    /// As [`Scheduler::lease`], but refused at once where it would take longer than `patience`, by what is known of earlier
+    /// starts. The model is loaded all the same, where that displaces nobody who is in use.
+    ///
+    /// # Errors
+    /// As [`Scheduler::lease`], and [`LeaseError::TooSlow`].
+    pub async fn lease_within(
+        &self,
+        model: &Arc<Installed>,
+        keep_alive: Option<KeepAlive>,
+        patience: Option<Duration>,
+    ) -> Result<Lease, LeaseError> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (reply, lease) = oneshot::channel();
         let mut wait = Wait { commands: &self.commands, ticket, answered: false };
-        self.command(Command::Lease { model: model.clone(), keep_alive, ticket, reply });
+        self.command(Command::Lease { model: model.clone(), keep_alive, patience, ticket, reply });
         let answer = lease.await;
         wait.answered = true;
         answer.unwrap_or(Err(LeaseError::ShuttingDown))
@@ -206,7 +231,7 @@ impl Scheduler {
         self.changes.clone()
     }
 
-    /// The state of all engines now, but for the memory they hold; never waits, reads nothing.
+    /// The state of all engines now, with the memory they held when it was last measured; never waits, reads nothing.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_of(EngineSnapshot::new)

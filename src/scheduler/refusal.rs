@@ -11,6 +11,7 @@ pub(super) fn in_words(refusal: Refusal, device: Device) -> LeaseError {
         Refusal::Retiring => LeaseError::Retiring,
         Refusal::Broken(text) => LeaseError::Permanent(text),
         Refusal::QueueFull { retry_after } => LeaseError::QueueFull { retry_after },
+        Refusal::TooSlow { retry_after } => LeaseError::TooSlow { retry_after },
         Refusal::TooLarge { needs, devices, budget } => {
             LeaseError::Permanent(too_large(needs, devices, budget, device))
         }

@@ -8,18 +8,28 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
+use super::crowd::Held;
 use crate::api::Refused;
 
 /// How long a body that is too large is read all the same, and thrown away. A client that is still sending would not
 /// see the answer otherwise, only a broken connection.
 const POLITENESS: Duration = Duration::from_secs(5);
 
+/// For a client whose body is one too many.
+const TOO_MANY: &str = "server busy: too many large requests at a time; try again in a moment";
+
 /// Reads a whole body. `asks_first` says that the client waits for leave to send it (`Expect: 100-continue`), which is
-/// given by the first read.
+/// given by the first read; `held` counts its bytes.
 ///
 /// # Errors
-/// [`Refused`] when it is longer than `limit` bytes, when the client is silent for longer than `silence`, or breaks off.
-pub async fn read<B>(mut body: B, asks_first: bool, limit: usize, silence: Duration) -> Result<Bytes, Refused>
+/// [`Refused`] when it is longer than `limit` bytes, when the client is silent for longer than `silence`, or breaks off, and
+/// when there is too much in memory already.
+pub async fn read<B>(
+    mut body: B,
+    asks_first: bool,
+    (limit, held): (usize, &mut Held),
+    silence: Duration,
+) -> Result<Bytes, Refused>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -38,6 +48,11 @@ where
             discard(&mut body).await;
             return Err(too_large(limit));
         }
+        if !held.add(bytes.len()) {
+            drop((first, whole));
+            discard(&mut body).await;
+            return Err(Refused { status: StatusCode::SERVICE_UNAVAILABLE, text: TOO_MANY.to_owned() });
+        }
         // Most bodies come in one piece and need no copy.
         if first.is_empty() && whole.is_empty() {
             first = bytes;
@@ -51,7 +66,8 @@ where
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-async fn discard<B>(body: &mut B)
+/// Reads the rest of a body for a while, for the sake of a client that is still sending.
+pub async fn discard<B>(body: &mut B)
 where
     B: Body<Data = Bytes> + Unpin,
 {

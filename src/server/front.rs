@@ -1,42 +1,78 @@
 //! The way of one request through the server: who may ask, which route, the key, the body, the handler, and back.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::bounded::Bounded;
+use super::clients::{Client, Clients};
 use super::cors::{self, Verdict};
+use super::crowd::Crowd;
 use super::patience::Patience;
-use super::record::{Record, Recorded};
+use super::prefer;
+use super::record::{Holds, Record, Recorded};
 use super::router::{Entry, Found, Intake, Router};
 use super::running::Running;
 use super::{Phase, Settings, body, encoding, host, keys, request_id};
-use crate::access::{Access, Admission, Grant, Now};
+use crate::access::{Access, Grant, Now};
 use crate::api::{self, Answering, Call, Reply, Trace, Upload};
-use crate::telemetry::{Facts, Metrics};
+use crate::telemetry::{Facts, Metrics, Tracer};
 
 /// Names vllama and its version. `/api/version` cannot: it has to name a version of Ollama.
 const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARGO_PKG_VERSION")));
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
 /// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
+
+/// Those who are told of every request.
+#[derive(Clone, Default)]
+pub struct Watchers {
+    /// Counts it.
+    pub metrics: Arc<Metrics>,
+    /// Records it, where somebody collects spans.
+    pub tracer: Option<Tracer>,
+}
+
+/// The same where there is no place: some client's request ends all the time.
+const SOON: HeaderValue = HeaderValue::from_static("1");
+
+/// How long the body of a request that is turned away is read.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Who sends the requests of a connection, and how it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor {
+    /// Switches the host check on: only this machine can reach the port that it came by.
+    pub local: bool,
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether there was no place for it: it is let in to ask how vllama is, and for nothing else.
+    pub in_lobby: bool,
+}
 
 /// Everything a request meets before and after its handler.
 pub struct Front {
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
-    metrics: Arc<Metrics>,
+    watchers: Watchers,
     /// The requests that began while it served.
     running: Arc<Running>,
+    crowd: Arc<Crowd>,
+    clients: Arc<Clients>,
 }
 
 impl Front {
@@ -45,14 +81,32 @@ impl Front {
         router: Router,
         settings: watch::Receiver<Arc<Settings>>,
         phase: watch::Receiver<Phase>,
-        metrics: Arc<Metrics>,
+        watchers: Watchers,
     ) -> Self {
-        Self { router, settings, phase, metrics, running: Arc::default() }
+        let crowd = {
+            let Settings { max_connections, lobby, max_requests, .. } = **settings.borrow();
+            // Who looks at vllama for operators is few, and has the descriptors of vllama's own work.
+            if router.is_open() { Crowd::new(lobby, 4, 4) } else { Crowd::new(max_connections, lobby, max_requests) }
+        };
+        Self {
+            router,
+            settings,
+            phase,
+            watchers,
+            running: Arc::default(),
+            crowd: Arc::new(crowd),
+            clients: Arc::default(),
+        }
+    }
+
+    /// Who is here.
+    pub fn crowd(&self) -> &Arc<Crowd> {
+        &self.crowd
     }
 
     /// Counts what the server does.
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.watchers.metrics
     }
 
     /// The settings now: they may change between two requests.
@@ -65,9 +119,13 @@ impl Front {
         &self.running
     }
 
-    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it. `local` switches the
-    /// host check on: only this machine can reach the port that it came by.
-    pub async fn answer(&self, request: Request<Incoming>, patience: Arc<Patience>, local: bool) -> Response<Recorded> {
+    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        patience: Arc<Patience>,
+        visitor: Visitor,
+    ) -> Response<Recorded> {
         patience.begin();
         // Counted first: whoever waits for none after the phase has changed then misses no request.
         let run = self.running.begin();
@@ -75,7 +133,9 @@ impl Front {
         let settings = self.settings();
         let (head, body) = request.into_parts();
         let request_id = request_id::of(&head.headers);
-        let trace = trace(&head.headers);
+        let client = trace(&head.headers);
+        let open = self.watchers.tracer.as_ref().and_then(|tracer| tracer.open(client.as_ref()));
+        let trace = open.as_ref().map(|open| open.trace.clone()).or(client);
         let trace_id = trace.as_ref().map(Trace::id);
         let span = tracing::info_span!("request", request_id = &*request_id, trace_id);
         let facts = Arc::new(Facts::default());
@@ -84,11 +144,12 @@ impl Front {
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
             facts: facts.clone(),
-            metrics: self.metrics.clone(),
+            metrics: self.watchers.metrics.clone(),
+            traced: self.watchers.tracer.clone().zip(open),
             status: None,
             ended: false,
             patience,
-            admission: None,
+            holds: Holds::default(),
             _run: (!draining).then_some(run),
         };
         let call = Call {
@@ -101,15 +162,20 @@ impl Front {
             trace: trace.map(Arc::new),
             arrived: facts.arrived(),
             accept: accept(&head.headers),
+            patience: prefer::wait(&head.headers).or(settings.patience),
             facts,
         };
-        let mut reply = self.admit(&head, body, call, &settings, (local, &mut record.admission)).instrument(span).await;
+        let asked = Asked { head: &head, body, call, settings: &settings, visitor };
+        let mut reply = self.admit(asked, &mut record.holds).instrument(span).await;
         let status = reply.status();
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
+        if visitor.in_lobby {
+            headers.insert(CONNECTION, CLOSE);
+        }
         if draining || *self.phase.borrow() == Phase::Draining {
             // The client's next request belongs to whoever serves next.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            headers.insert(CONNECTION, CLOSE);
             if status == StatusCode::SERVICE_UNAVAILABLE {
                 headers.entry(RETRY_AFTER).or_insert(BACK_SOON);
             }
@@ -124,20 +190,14 @@ impl Front {
     }
 
     /// Host and origin first: a page that may not ask must not cause anything either.
-    async fn admit(
-        &self,
-        head: &request::Parts,
-        body: Incoming,
-        call: Call,
-        settings: &Settings,
-        (local, admission): (bool, &mut Option<Admission>),
-    ) -> Reply {
+    async fn admit(&self, asked: Asked<'_>, holds: &mut Holds) -> Reply {
+        let Asked { head, settings, visitor, .. } = asked;
         let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
-        if local && !host::is_ours(named, settings.hostname.as_deref()) {
+        if visitor.local && !host::is_ours(named, settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }
         let origin = match settings.origins.judge(&head.headers) {
-            Verdict::NotCrossOrigin => return self.enter(head, body, call, settings, admission).await,
+            Verdict::NotCrossOrigin => return self.enter(asked, holds).await,
             Verdict::Forbidden => return empty(StatusCode::FORBIDDEN),
             Verdict::Allowed(origin) => origin,
         };
@@ -146,7 +206,7 @@ impl Front {
             cors::preflight(reply.headers_mut());
             reply
         } else {
-            self.enter(head, body, call, settings, admission).await
+            self.enter(asked, holds).await
         };
         cors::allow(reply.headers_mut(), origin);
         reply
@@ -154,19 +214,19 @@ impl Front {
 
     /// Then the key, before anything of the body is read, and whatever the path: who has none learns nothing. A preflight
     /// has none, so it does not come here.
-    async fn enter(
-        &self,
-        head: &request::Parts,
-        body: Incoming,
-        mut call: Call,
-        settings: &Settings,
-        admission: &mut Option<Admission>,
-    ) -> Reply {
+    async fn enter(&self, mut asked: Asked<'_>, holds: &mut Holds) -> Reply {
+        let Asked { head, settings, visitor, .. } = asked;
         let path = head.uri.path();
         let found = self.router.find(&head.method, path);
+        if let Found::Route(entry) = &found
+            && visitor.in_lobby
+            && !entry.is_for_operators()
+        {
+            return self.turn_away(entry, asked).await;
+        }
         let Some(gate) = settings.gate.as_ref().filter(|_| !self.router.is_open()) else {
-            call.grant = Grant::everything();
-            return Self::route(found, head, body, call, settings).await;
+            asked.call.grant = Grant::everything();
+            return self.route(found, asked, holds).await;
         };
         let (access, refuse) = match &found {
             Found::Route(entry) => (entry.access, entry.refuse),
@@ -175,30 +235,34 @@ impl Front {
         match gate.admit(keys::shown(&head.headers), access, Now::read()) {
             Ok((grant, admitted)) => {
                 if let Some(key) = grant.key() {
-                    call.facts.set_key(key.to_owned());
+                    asked.call.facts.set_key(key.to_owned());
                 }
-                call.grant = grant;
-                *admission = admitted;
+                asked.call.grant = grant;
+                holds.admission = admitted;
             }
             Err((denied, who)) => {
                 if let Some(key) = who.key() {
-                    call.facts.set_key(key.to_owned());
+                    asked.call.facts.set_key(key.to_owned());
                 }
-                call.facts.set_refusal(denied.reason());
-                return keys::refuse(&denied, refuse, path, &call.request_id);
+                asked.call.facts.set_refusal(denied.reason());
+                return keys::refuse(&denied, refuse, path, &asked.call.request_id);
             }
         }
-        let quota = admission.as_ref().map(|admission| admission.quota);
-        let mut reply = Self::route(found, head, body, call, settings).await;
+        let quota = holds.admission.as_ref().map(|admission| admission.quota);
+        let mut reply = self.route(found, asked, holds).await;
         if let Some(quota) = quota {
             keys::tell(&quota, path, reply.headers_mut());
         }
         reply
     }
 
-    async fn route(found: Found<'_>, head: &request::Parts, body: Incoming, call: Call, settings: &Settings) -> Reply {
+    async fn route(&self, found: Found<'_>, asked: Asked<'_>, holds: &mut Holds) -> Reply {
+        let Asked { head, ref call, .. } = asked;
         match found {
-            Found::Route(entry) => Self::call(entry, head, body, call, settings).await,
+            Found::Route(entry) => match self.occupy(entry, &asked, holds) {
+                None => self.call(entry, asked).await,
+                Some(refusal) => refusal,
+            },
             Found::OtherMethods(methods) => {
                 let stray = Router::stray(head.uri.path());
                 let mut reply = stray(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed", &call.request_id);
@@ -226,19 +290,73 @@ impl Front {
         }
     }
 
-    async fn call(entry: &Entry, head: &request::Parts, body: Incoming, mut call: Call, settings: &Settings) -> Reply {
-        call.facts.set_route(entry.path);
+    /// For a client that came when all places were taken.
+    async fn turn_away(&self, entry: &Entry, mut asked: Asked<'_>) -> Reply {
+        asked.call.facts.set_route(entry.path);
+        self.count_refused();
+        let text = format!(
+            "server busy: all of its {} connections are taken; try again in a moment, or raise --max-connections \
+             (VLLAMA_MAX_CONNECTIONS) on the server",
+            self.crowd.most()
+        );
+        if !asked.asks_first() {
+            let _ = timeout(FAREWELL, body::discard(&mut asked.body)).await;
+        }
+        asked.refuse(entry, StatusCode::SERVICE_UNAVAILABLE, &text)
+    }
+
+    /// Takes what the request needs for itself as long as its answer lasts, before its body is read; a refusal where it
+    /// cannot have that.
+    fn occupy(&self, entry: &Entry, asked: &Asked<'_>, holds: &mut Holds) -> Option<Reply> {
+        asked.call.facts.set_route(entry.path);
+        if api::ASKS_A_MODEL.contains(&entry.path) {
+            let client = Client::of(asked.call.grant.key(), asked.visitor.address);
+            let most = asked.settings.streams_per_client;
+            holds.stream = self.clients.begin(client, most);
+            if holds.stream.is_none() {
+                let text = format!(
+                    "too many requests at a time: {most} of this client's are being answered, which is the limit; wait for \
+                     one of them, or raise --streams-per-client (VLLAMA_STREAMS_PER_CLIENT) on the server"
+                );
+                return Some(asked.refuse(entry, StatusCode::TOO_MANY_REQUESTS, &text));
+            }
+        }
+        if asked.has_body() {
+            holds.descriptor = self.crowd.request();
+            if holds.descriptor.is_none() {
+                self.count_refused();
+                let text = "server busy: it may have no more open files for requests; try again in a moment, or raise \
+                            the limit of open files (`ulimit -n`) on the server";
+                return Some(asked.refuse(entry, StatusCode::SERVICE_UNAVAILABLE, text));
+            }
+        }
+        None
+    }
+
+    /// Counts somebody who was told to come back.
+    fn count_refused(&self) {
+        self.metrics().connection_refused();
+        self.crowd.tell_of_refusals();
+    }
+
+    async fn call(&self, entry: &Entry, asked: Asked<'_>) -> Reply {
+        let has_body = asked.has_body();
+        let asks_first = asked.asks_first();
+        let Asked { head, body, mut call, settings, .. } = asked;
         call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
         let Settings { body_limit, upload_limit, body_timeout, .. } = *settings;
-        let asks_first = head.headers.contains_key(EXPECT);
-        let has_body = !matches!(head.method, Method::GET | Method::HEAD);
+        // Counts until the handler has made of it what it needs.
+        let mut held = self.crowd.body(body_limit);
         match entry.intake {
             Intake::Whole | Intake::Unpacked if has_body => {
-                match body::read(body, asks_first, body_limit, body_timeout).await {
+                match body::read(body, asks_first, (body_limit, &mut held), body_timeout).await {
                     Ok(bytes) => call.body = bytes,
                     Err(refused) => {
                         let mut reply = (entry.refuse)(refused.status, &refused.text, &call.request_id);
-                        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        if refused.status == StatusCode::SERVICE_UNAVAILABLE {
+                            reply.headers_mut().insert(RETRY_AFTER, SOON);
+                        }
+                        reply.headers_mut().insert(CONNECTION, CLOSE);
                         return reply;
                     }
                 }
@@ -274,7 +392,39 @@ impl Front {
         });
         if entry.intake == Intake::Stream && has_body && !reply.status().is_success() {
             // The rest of the body may still be on its way.
-            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            reply.headers_mut().insert(CONNECTION, CLOSE);
+        }
+        reply
+    }
+}
+
+/// A request on its way to its route.
+struct Asked<'a> {
+    head: &'a request::Parts,
+    body: Incoming,
+    call: Call,
+    settings: &'a Settings,
+    visitor: Visitor,
+}
+
+impl Asked<'_> {
+    /// Whether its method is one with a body.
+    fn has_body(&self) -> bool {
+        !matches!(self.head.method, Method::GET | Method::HEAD)
+    }
+
+    /// Whether the client waits for leave to send the body.
+    fn asks_first(&self) -> bool {
+        self.head.headers.contains_key(EXPECT)
+    }
+
+    /// A refusal before the body has been read, for now.
+    fn refuse(&self, entry: &Entry, status: StatusCode, text: &str) -> Reply {
+        let mut reply = (entry.refuse)(status, text, &self.call.request_id);
+        reply.headers_mut().insert(RETRY_AFTER, SOON);
+        if self.has_body() {
+            // It may still be on its way.
+            reply.headers_mut().insert(CONNECTION, CLOSE);
         }
         reply
     }

@@ -5,12 +5,17 @@
 
 mod body;
 mod bounded;
+mod clients;
+mod connection;
 mod cors;
+mod crowd;
+mod door;
 mod encoding;
 mod front;
 mod host;
 mod keys;
 mod patience;
+mod prefer;
 mod record;
 mod request_id;
 mod router;
@@ -19,19 +24,15 @@ mod running;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::access::Gate;
 use crate::api::App;
-use crate::telemetry::Metrics;
 pub use cors::Origins;
-use front::Front;
-use patience::{Patience, Patient};
+pub use door::Door;
+use door::attend;
+use front::{Front, Watchers};
 use router::Router;
 
 pub use router::OPERATORS;
@@ -54,8 +55,19 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// How long a connection may stay open between two requests.
     pub idle_timeout: Duration,
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time. Who finds no place takes that of the connection that has rested longest; where none rests it
+    /// is answered 503, but for operators' questions.
     pub max_connections: usize,
+    /// Connections that are let in without a place; the oldest goes when there are more.
+    pub lobby: usize,
+    /// Requests with a body at a time: each may need a descriptor beside that of its connection. More are answered 503.
+    pub max_requests: usize,
+    /// Answers of models that one client, known by its key or its address, may have on their way at a time; more are answered 429. 0 =
+    /// any number.
+    pub streams_per_client: usize,
+    /// How long a request waits at most for its model by what is known of it, where the client says nothing; it is
+    /// answered 503 at once where it would be longer. `None` = as long as it takes.
+    pub patience: Option<Duration>,
     /// Origins whose pages may ask (ollama-api §8.1).
     pub origins: Origins,
     /// Name of this machine, one of the names the host check lets through (ollama-api §8.2).
@@ -75,6 +87,10 @@ impl Default for Settings {
             stall_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),
             max_connections: 4096,
+            lobby: 64,
+            max_requests: 4096,
+            streams_per_client: 0,
+            patience: None,
             origins: Origins::new(&[]),
             hostname: None,
             gate: None,
@@ -92,29 +108,19 @@ pub enum Phase {
     Draining,
 }
 
-/// A port that clients come in by.
-#[derive(Debug)]
-pub struct Door {
-    /// Its socket.
-    pub listener: TcpListener,
-    /// Whether somebody else holds the socket too (systemd's socket activation): who comes when this vllama does not
-    /// serve any more waits in it for the next one.
-    pub inherited: bool,
-}
-
 /// Serves at all doors until the phase is [`Phase::Draining`] (or its sender is gone). Then it answers on, so that load
 /// balancers learn that it is not ready and new inference is refused, each answer with `Connection: close`, until the last
 /// request that began before has ended; closes the ports, ends idle connections and returns. An inherited door takes nobody
 /// any more from the beginning of that. Dropping the future cuts everything off. Settings may change while it serves;
-/// `max_connections` may not.
+/// `max_connections`, `lobby` and `max_requests` may not.
 pub async fn serve(
     doors: Vec<Door>,
     app: Arc<App>,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
 ) {
-    let metrics = app.metrics.clone();
-    serve_routes(doors, Router::new(app), settings, phase, metrics).await;
+    let watchers = Watchers { metrics: app.metrics.clone(), tracer: app.tracer.clone() };
+    serve_routes(doors, Router::new(app), settings, phase, watchers).await;
 }
 
 /// Serves `/metrics` and `/health`, and nothing else, until `phase` is [`Phase::Draining`] or its sender is gone.
@@ -125,7 +131,8 @@ pub async fn serve_monitoring(
     phase: watch::Receiver<Phase>,
 ) {
     let router = Router::monitoring(&app);
-    serve_routes(vec![door], router, settings, phase, app.metrics.clone()).await;
+    let watchers = Watchers { metrics: app.metrics.clone(), tracer: None };
+    serve_routes(vec![door], router, settings, phase, watchers).await;
 }
 
 async fn serve_routes(
@@ -133,111 +140,14 @@ async fn serve_routes(
     router: Router,
     settings: watch::Receiver<Arc<Settings>>,
     phase: watch::Receiver<Phase>,
-    metrics: Arc<Metrics>,
+    watchers: Watchers,
 ) {
-    let places = Arc::new(Semaphore::new(settings.borrow().max_connections));
-    let front = Arc::new(Front::new(router, settings, phase.clone(), metrics));
+    let front = Arc::new(Front::new(router, settings, phase.clone(), watchers));
     let mut open = JoinSet::new();
     for door in doors {
-        open.spawn(attend(door, front.clone(), places.clone(), phase.clone()));
+        open.spawn(attend(door, front.clone(), phase.clone()));
     }
     while open.join_next().await.is_some() {}
-}
-
-/// Takes the connections of one door, and serves them to their ends.
-async fn attend(door: Door, front: Arc<Front>, places: Arc<Semaphore>, mut phase: watch::Receiver<Phase>) {
-    let Door { listener, inherited } = door;
-    // Only a server for this machine alone has to fear pages that make a name point to it.
-    let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let (close, closing) = watch::channel(false);
-    let mut connections = JoinSet::new();
-    let counted = front.clone();
-    let mut ends = std::pin::pin!(async {
-        draining(&mut phase).await;
-        if !inherited {
-            counted.running().none().await;
-        }
-    });
-    loop {
-        let accepted = tokio::select! {
-            () = &mut ends => break,
-            // Its outcome is nobody's business: a panic has been logged, and the rest was the client's doing.
-            Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &places) => accepted,
-        };
-        match accepted {
-            Ok((stream, place)) => {
-                let counted = front.metrics().connection();
-                let connection = connection(stream, front.clone(), local, closing.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop((place, counted));
-                });
-            }
-            Err(error) => {
-                front.metrics().connection_refused();
-                // Out of file descriptors, most likely: some connection has to end first.
-                tracing::warn!(%error, "a connection could not be accepted; trying again in a moment");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    drop(listener);
-    tracing::debug!(connections = connections.len(), "the port is closed; finishing what runs");
-    front.running().none().await;
-    close.send_replace(true);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    // Nobody closes the semaphore.
-    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _address) = listener.accept().await?;
-    Ok((stream, place))
-}
-
-/// Waits until it is time to end; without a sender there is nobody left to serve for.
-async fn draining(shutdown: &mut watch::Receiver<Phase>) {
-    let _ = shutdown.wait_for(|phase| *phase == Phase::Draining).await;
-}
-
-/// Waits until connections may not rest any more.
-async fn closed(closing: &mut watch::Receiver<bool>) {
-    let _ = closing.wait_for(|closing| *closing).await;
-}
-
-/// Serves one connection to its end.
-async fn connection(stream: TcpStream, front: Arc<Front>, local: bool, mut closing: watch::Receiver<bool>) {
-    // Every token is a small write, and is wanted at once.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
-    }
-    let settings = front.settings();
-    let patience = Arc::new(Patience::default());
-    let stream = Patient::new(stream, patience.clone(), settings.header_timeout, settings.stall_timeout);
-    let mut http = http1::Builder::new();
-    http.max_buf_size(settings.header_limit.max(8192));
-    // hyper counts from the end of the last answer, so this is the time to rest; `Patient` hurries heads.
-    http.timer(TokioTimer::new()).header_read_timeout(settings.idle_timeout);
-    let service = service_fn(move |request| {
-        let (front, patience) = (front.clone(), patience.clone());
-        async move { Ok::<_, std::convert::Infallible>(front.answer(request, patience, local).await) }
-    });
-    let connection = http.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = closed(&mut closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a connection ended early");
-    }
 }
 
 #[cfg(test)]

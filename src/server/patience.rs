@@ -16,12 +16,19 @@ use tokio::time::{Instant, Sleep, sleep};
 pub struct Patience {
     begun: AtomicUsize,
     ended: AtomicUsize,
+    /// Number of the rest that it takes; 0 while it does not.
+    rests: AtomicUsize,
 }
 
 impl Patience {
     /// Notes that a head has been read.
     pub fn begin(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of its rest, if a request has been answered and nothing of the next one has come.
+    pub fn rests(&self) -> Option<usize> {
+        Some(self.rests.load(Ordering::Relaxed)).filter(|rest| *rest > 0)
     }
 
     /// Notes that its answer has ended.
@@ -90,6 +97,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
             // The last request is over; the next may take its time to begin.
             (self.ended, self.hurried) = (ended, false);
         }
+        let rest = if read.is_pending() && !self.hurried { ended } else { 0 };
+        self.patience.rests.store(rest, Ordering::Relaxed);
         if read.is_ready() {
             if !self.hurried {
                 self.hurried = true;

@@ -8,14 +8,17 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
+use super::clients::Stream;
 use super::patience::Patience;
 use super::running::Run;
 use crate::access::{Admission, Now};
 use crate::api;
 use crate::telemetry::Facts;
 use crate::telemetry::metrics::{Ended, Metrics};
+use crate::telemetry::traces::{Closing, Open, Tracer};
 
 /// nginx's number for a client that went away before its answer had ended; only ever logged and counted.
 const CLIENT_GONE: u16 = 499;
@@ -32,23 +35,36 @@ pub struct Record {
     pub facts: Arc<Facts>,
     /// Counts it when it is over.
     pub metrics: Arc<Metrics>,
+    /// Its span, where somebody collects them.
+    pub traced: Option<(Tracer, Open)>,
     /// Status of the answer, once there is one.
     pub status: Option<StatusCode>,
     /// Whether the answer has been handed over completely.
     pub ended: bool,
     /// Is told when the request is over.
     pub patience: Arc<Patience>,
-    /// Counts the request against its key's limits.
-    pub admission: Option<Admission>,
     /// Counts the request among those that a drain waits for; `None` when it began during one.
     pub _run: Option<Run>,
+    /// What it occupies.
+    pub holds: Holds,
+}
+
+/// What a request occupies until its answer has ended.
+#[derive(Debug, Default)]
+pub struct Holds {
+    /// Its second descriptor.
+    pub descriptor: Option<OwnedSemaphorePermit>,
+    /// Its client's share.
+    pub stream: Option<Stream>,
+    /// Counts it against its key's limits.
+    pub admission: Option<Admission>,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         self.patience.end();
         let whole = self.status.is_some() && (self.ended || self.facts.complete());
-        if let Some(admission) = self.admission.take() {
+        if let Some(admission) = self.holds.admission.take() {
             admission.spend(self.facts.used(whole), Now::read());
         }
         let status = match self.status {
@@ -57,6 +73,9 @@ impl Drop for Record {
         };
         let took = self.facts.arrived().elapsed();
         self.metrics.ended(Ended { status, took, facts: &self.facts });
+        if let Some((tracer, open)) = self.traced.take() {
+            tracer.close(open, Closing { method: self.method.as_str(), status, took, facts: &self.facts });
+        }
         let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let (tokens_in, tokens_out) = self.facts.tokens();
         let told = |tokens: u64| (tokens > 0).then_some(tokens);

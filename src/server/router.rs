@@ -38,6 +38,11 @@ pub enum Intake {
 }
 
 impl Entry {
+    /// Whether it tells operators how vllama is, which they want to know most when it is full.
+    pub fn is_for_operators(&self) -> bool {
+        OPERATORS.iter().any(|(path, ..)| *path == self.path)
+    }
+
     /// What the path has where the route has its `{…}`; `None` when it is another path.
     pub fn parameter<'a>(&self, path: &'a str) -> Option<&'a str> {
         let Some((start, (name, end))) =

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -15,6 +16,8 @@ use super::router::{Entry, Intake};
 use super::*;
 use crate::access::Access;
 use crate::api::{self, Answering, Call, Reply, ollama};
+
+mod crowd;
 
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
@@ -83,6 +86,17 @@ impl Server {
         let waiting = Arc::new(AtomicUsize::new(0));
         let release: Arc<Mutex<Vec<oneshot::Sender<()>>>> = Arc::default();
         let (count, senders) = (waiting.clone(), release.clone());
+        let wait = move |_: Call| -> Answering {
+            let (sender, receiver) = oneshot::channel();
+            count.fetch_add(1, Ordering::SeqCst);
+            senders.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+            let counted = Counted(count.clone());
+            Box::pin(async move {
+                let _counted = counted;
+                let _ = receiver.await;
+                plain("waited")
+            })
+        };
         let router = Router::of([
             entry(GET, "/hello", |_| Box::pin(async { plain("hello") })),
             entry(POST, "/echo", |call| Box::pin(async move { plain(call.body) })),
@@ -116,22 +130,15 @@ impl Server {
             entry(GET, "/id", |call| Box::pin(async move { plain(call.request_id.to_string()) })),
             entry(GET, "/panic", |_| Box::pin(async { panic!("a bug for a test") })),
             entry(GET, "/panic-early", |_| panic!("an early bug for a test")),
-            entry(POST, "/wait", move |_| {
-                let (sender, receiver) = oneshot::channel();
-                count.fetch_add(1, Ordering::SeqCst);
-                senders.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-                let counted = Counted(count.clone());
-                Box::pin(async move {
-                    let _counted = counted;
-                    let _ = receiver.await;
-                    plain("waited")
-                })
-            }),
+            entry(POST, "/wait", wait.clone()),
+            entry(POST, "/api/chat", wait),
+            entry(GET, "/health/live", |_| Box::pin(async { plain("alive") })),
+            entry(GET, "/patience", |call| Box::pin(async move { plain(format!("{:?}", call.patience)) })),
         ]);
         let (phase, shutdown) = watch::channel(Phase::Serving);
         let (settings, seen) = watch::channel(Arc::new(settings));
         let doors = vec![Door { listener, inherited: false }];
-        let served = tokio::spawn(serve_routes(doors, router, seen, shutdown, Arc::default()));
+        let served = tokio::spawn(serve_routes(doors, router, seen, shutdown, Watchers::default()));
         Self { address, phase, settings, served, waiting, release }
     }
 
@@ -377,19 +384,6 @@ async fn a_client_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(server.waiting.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
-    let server = Server::start(Settings { max_connections: 1, ..Settings::default() }).await;
-    let mut first = server.connect().await;
-    first.write_all(post("/wait", "{}").as_bytes()).await.expect("the request is sent");
-    server.until_waiting(1).await;
-    let mut second = server.connect().await;
-    second.write_all(get("/hello").as_bytes()).await.expect("the kernel takes it");
-    assert!(timeout(Duration::from_millis(50), second.readable()).await.is_err(), "nobody answers yet");
-    server.release();
-    assert!(read_to_end(&mut second).await.ends_with("hello"));
 }
 
 #[tokio::test]

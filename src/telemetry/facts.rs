@@ -14,7 +14,8 @@ pub struct Facts {
     installed: AtomicBool,
     key: OnceLock<String>,
     refusal: OnceLock<&'static str>,
-    waited: OnceLock<Duration>,
+    /// When it had its place in an engine, and how long it had waited then.
+    place: OnceLock<(Instant, Duration)>,
     first_token: OnceLock<Instant>,
     last_token: OnceLock<Instant>,
     tokens_in: AtomicU64,
@@ -36,7 +37,7 @@ impl Default for Facts {
             installed: AtomicBool::new(false),
             key: OnceLock::new(),
             refusal: OnceLock::new(),
-            waited: OnceLock::new(),
+            place: OnceLock::new(),
             first_token: OnceLock::new(),
             last_token: OnceLock::new(),
             tokens_in: AtomicU64::new(0),
@@ -142,15 +143,21 @@ impl Facts {
         prompt + answer.max(self.events.load(Ordering::Relaxed))
     }
 
-    /// Notes how long the request waited for its place in an engine.
+    /// Notes that the request has its place in an engine, now, and how long it waited for it.
     pub fn set_waited(&self, time: Duration) {
-        note(&self.waited, time);
+        note(&self.place, (Instant::now(), time));
+    }
+
+    /// The time from its arrival until it had its place.
+    #[must_use]
+    pub fn leased(&self) -> Option<Duration> {
+        self.place.get().map(|(leased, _)| leased.saturating_duration_since(self.arrived))
     }
 
     /// How long it waited for its place, once it has had it.
     #[must_use]
     pub fn waited(&self) -> Option<Duration> {
-        self.waited.get().copied()
+        self.place.get().map(|(_, waited)| *waited)
     }
 
     /// Notes that the first token of a streamed answer has come, now.

@@ -204,35 +204,3 @@ async fn an_engine_that_does_nothing_is_counted_as_wedged() {
     let _hung = vllama.client.send(&request).await.expect("a request on its way");
     tells(&vllama, r#"vllama_engine_wedges_total{engine="smollm2:135m"}"#, 1.0).await;
 }
-
-#[tokio::test]
-async fn a_trace_is_handed_on_in_every_dialect_and_named_in_the_log() {
-    let vllama = Vllama::with_fake().start().await;
-    let messages = json!([{"role": "user", "content": "FAKE:count 3"}]);
-    for (number, (path, body)) in [
-        ("/api/chat", json!({"model": "smollm2:135m", "messages": messages, "stream": false})),
-        ("/api/generate", generate("smollm2:135m", "FAKE:count 3")),
-        ("/v1/chat/completions", json!({"model": "smollm2:135m", "messages": messages})),
-        ("/v1/completions", json!({"model": "smollm2:135m", "prompt": "FAKE:count 3"})),
-        ("/v1/responses", json!({"model": "smollm2:135m", "input": "FAKE:count 3"})),
-        ("/v1/messages", json!({"model": "smollm2:135m", "max_tokens": 9, "messages": messages})),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let id = format!("4bf92f3577b34da6a3ce929d0e0e47{number:02}");
-        let parent = format!("00-{id}-00f067aa0ba902b7-01");
-        let request = Request::post(path, &body)
-            .header("traceparent", &parent)
-            .header("tracestate", "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE");
-        assert_eq!(vllama.client.request(&request).await.status(), 200, "{path}");
-        let seen = vllama.engine_request().await;
-        assert_eq!(seen["headers"]["traceparent"], parent, "{path}");
-        assert_eq!(seen["headers"]["tracestate"], "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", "{path}");
-        let is_it = |line: &Value| line["trace_id"] == id && line["status"] == 200;
-        eventually("the trace is in the log", async || vllama.log().into_iter().find(is_it)).await;
-    }
-    let request = Request::post("/api/chat", &chat("FAKE:count 3", false)).header("traceparent", "00-nonsense-00-01");
-    assert_eq!(vllama.client.request(&request).await.status(), 200);
-    assert!(vllama.engine_request().await["headers"]["traceparent"].is_null(), "what is no trace is not handed on");
-}

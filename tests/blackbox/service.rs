@@ -1,11 +1,16 @@
 //! Under a service manager: what it is told, and the sockets it hands over.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 use crate::harness::vllama::chat;
 use crate::harness::{Client, Request, Vllama, eventually};
@@ -29,6 +34,96 @@ impl Listener {
                 return;
             }
         }
+    }
+
+    /// Whether it hears this line within so long.
+    fn would_hear(&mut self, line: &str, time: Duration) -> bool {
+        let (mut note, end) = ([0; 4096], Instant::now() + time);
+        let mut heard = false;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            self.socket.set_read_timeout(Some(left)).expect("a time limit");
+            match self.socket.recv(&mut note) {
+                Ok(length) => heard |= String::from_utf8_lossy(&note[..length]).contains(line),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+        self.socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit");
+        heard
+    }
+}
+
+/// Threads that are held still, by a debugger's means, until this is dropped.
+struct Frozen {
+    release: Option<mpsc::Sender<()>>,
+    holder: Option<JoinHandle<()>>,
+}
+
+impl Frozen {
+    fn new(threads: Vec<i32>) -> nix::Result<Self> {
+        assert!(!threads.is_empty(), "there are such threads");
+        let (held, holds) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        // All of it is one thread's to do, which is the debugger.
+        let holder = std::thread::spawn(move || {
+            let threads: Vec<_> = threads.into_iter().map(Pid::from_raw).collect();
+            let hold = |thread: &Pid| {
+                ptrace::seize(*thread, ptrace::Options::empty())?;
+                ptrace::interrupt(*thread)?;
+                waitpid(*thread, Some(WaitPidFlag::__WALL)).map(drop)
+            };
+            held.send(threads.iter().try_for_each(hold)).expect("the test waits");
+            // Ends when the sender is dropped.
+            let _ = released.recv();
+            for thread in threads {
+                let _ = ptrace::detach(thread, None);
+            }
+        });
+        let held = holds.recv().expect("the holder answers");
+        let frozen = Self { release: Some(release), holder: Some(holder) };
+        held.map(|()| frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        self.holder.take().map(JoinHandle::join);
+    }
+}
+
+/// The threads of a process whose number and name are so.
+fn threads(process: i32, are: impl Fn(i32, &str) -> bool) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads").flatten();
+    let threads = tasks.filter_map(|task| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        let number = task.file_name().to_str()?.parse().ok()?;
+        are(number, name.trim()).then_some(number)
+    });
+    threads.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_hangs_or_a_main_loop_that_hangs_is_not_told_to_be_alive() {
+    let period = Duration::from_millis(200);
+    let builder = Vllama::with_fake().env("WATCHDOG_USEC", &period.as_micros().to_string());
+    let path = builder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    let mut manager = Listener { socket, heard: Vec::new() };
+    let vllama = builder.env("NOTIFY_SOCKET", &path.to_string_lossy()).start_listening().await;
+    assert!(manager.would_hear("WATCHDOG=1", 2 * period));
+    let pid = vllama.pid();
+    let runtime = threads(pid, |_, name| name.starts_with("tokio"));
+    let main_loop = threads(pid, |number, _| number == pid);
+    for threads in [runtime, main_loop] {
+        let frozen = match Frozen::new(threads.clone()) {
+            Ok(frozen) => frozen,
+            Err(error) => return println!("skipped: threads cannot be held still here: {error}"),
+        };
+        // One may be on its way, or due before the other side is missed.
+        manager.would_hear("WATCHDOG=1", period);
+        assert!(!manager.would_hear("WATCHDOG=1", 3 * period), "{threads:?} hang");
+        drop(frozen);
+        manager.hears("WATCHDOG=1");
     }
 }
 

@@ -19,6 +19,7 @@ mod keys;
 mod leftovers;
 mod load;
 mod models;
+mod monitoring;
 mod plans;
 mod prompts;
 mod tools;
@@ -95,7 +96,7 @@ fn main() -> ExitCode {
         default_model::import(&ground.venv, &ground.models);
     });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 9] = [
+    let groups: [(&str, Group); 10] = [
         ("plans", plans::run),
         ("answers", answers::run),
         ("tools", tools::run),

@@ -197,12 +197,15 @@ impl From<LeaseError> for ApiError {
         let status = match &error {
             LeaseError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
             // Not 404: clients answer that with a download (§13.25), which would not help.
-            LeaseError::Retiring | LeaseError::ShuttingDown | LeaseError::QueueFull { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            LeaseError::Retiring
+            | LeaseError::ShuttingDown
+            | LeaseError::QueueFull { .. }
+            | LeaseError::TooSlow { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };
         let retry_after = match &error {
-            LeaseError::QueueFull { retry_after } => Some(retry_after.as_secs_f64().ceil().max(1.0)),
+            LeaseError::QueueFull { retry_after } | LeaseError::TooSlow { retry_after } => {
+                Some(retry_after.as_secs_f64().ceil().max(1.0))
+            }
             _ => None,
         };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds, at least one")]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::descriptors::Shares;
 use super::keep_alives::KeepAlives;
 use super::keys::Keys;
 use super::{limits, server_settings};
@@ -33,9 +34,10 @@ impl Wanted {
 type Shown = fn(&Config) -> String;
 
 /// Settings that hold until the next start: whoever depends on them was made from them.
-const FIXED: [(&str, Shown); 14] = [
+const FIXED: [(&str, Shown); 15] = [
     ("host", |config| config.listen.to_string()),
     ("metrics-listen", |config| format!("{:?}", config.metrics_listen)),
+    ("otlp", |config| format!("{:?}", config.otlp)),
     ("models-dir", |config| config.models.display().to_string()),
     ("base-models-dir", |config| config.base_models.display().to_string()),
     ("state-dir", |config| config.state.display().to_string()),
@@ -51,13 +53,15 @@ const FIXED: [(&str, Shown); 14] = [
 ];
 
 /// Settings that hold at once, or from the next start of an engine on.
-const LIVE: [(&str, Shown); 18] = [
+const LIVE: [(&str, Shown); 20] = [
     ("log", |config| config.log.clone()),
     ("origins", |config| config.origins.join(",")),
     ("max-queue", |config| config.max_queue.to_string()),
     ("max-loaded-models", |config| config.max_loaded.to_string()),
     ("max-wait", |config| format!("{:?}", config.max_wait)),
     ("min-residence", |config| format!("{:?}", config.min_residence)),
+    ("streams-per-client", |config| config.streams_per_client.to_string()),
+    ("patience", |config| format!("{:?}", config.patience)),
     ("stall-timeout", |config| format!("{:?}", config.stall_limit)),
     ("max-body", |config| config.body_limit.to_string()),
     ("max-blob", |config| config.blob_limit.to_string()),
@@ -81,6 +85,8 @@ fn differing(settings: &[(&'static str, Shown)], one: &Config, other: &Config) -
 pub(super) struct Reload {
     /// As it was at the start: fixed settings hold.
     pub started: Config,
+    /// Descriptors, as they were divided up at the start.
+    pub shares: Shares,
     /// What holds now.
     pub wanted: watch::Sender<Arc<Wanted>>,
     /// The server's part of it.
@@ -110,7 +116,7 @@ impl Reload {
         }
         let changed = differing(&LIVE, &self.wanted.borrow().config, &wanted.config);
         let fixed = differing(&FIXED, &self.started, &wanted.config);
-        self.server.send_replace(Arc::new(server_settings(&wanted.config, self.keys.as_deref())));
+        self.server.send_replace(Arc::new(server_settings(&wanted.config, self.keys.as_deref(), self.shares)));
         let limits = limits(&wanted.config);
         self.wanted.send_replace(Arc::new(wanted));
         // Last: it asks for the keep-alive of each model anew.

@@ -21,6 +21,8 @@ pub(in crate::scheduler) enum Event {
         engine: EngineId,
         /// The keep-alive the request names.
         keep_alive: Option<KeepAlive>,
+        /// How long it is willing to wait; `None` = as long as it takes.
+        patience: Option<Duration>,
     },
     /// Somebody has stopped waiting; one who has had an answer is not known any more, and that is fine.
     GivenUp {
@@ -133,6 +135,11 @@ pub(in crate::scheduler) enum Refusal {
     /// Too many wait already.
     QueueFull {
         /// How long until it may be worth trying again.
+        retry_after: Duration,
+    },
+    /// It would wait longer than it is willing to; the model is loaded meanwhile.
+    TooSlow {
+        /// How long it would wait.
         retry_after: Duration,
     },
 }

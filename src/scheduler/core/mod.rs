@@ -159,7 +159,9 @@ impl Core {
         match event {
             Event::Time => {}
             Event::Load(engine) => self.with(engine, |seat| seat.wanted = seat.life.is_down().then_some(now)),
-            Event::Request { ticket, engine, keep_alive } => self.request(ticket, engine, keep_alive, now),
+            Event::Request { ticket, engine, keep_alive, patience } => {
+                self.request((ticket, keep_alive, patience), engine, now);
+            }
             Event::GivenUp { ticket, engine } => self.give_up(ticket, engine, now),
             Event::Released(engine) => self.with(engine, |seat| {
                 seat.leases = seat.leases.saturating_sub(1);
@@ -198,21 +200,29 @@ impl Core {
         }
     }
 
-    fn request(&mut self, ticket: Ticket, engine: EngineId, keep_alive: Option<KeepAlive>, now: Instant) {
+    fn request(
+        &mut self,
+        (ticket, keep_alive, patience): (Ticket, Option<KeepAlive>, Option<Duration>),
+        engine: EngineId,
+        now: Instant,
+    ) {
         if let Some(refusal) = self.refusal(engine, now) {
             return self.actions.push(Action::Refuse(ticket, refusal));
         }
+        let retry_after = self.estimate(engine, now);
+        let stays = self.seats.get(&engine).is_some_and(Seat::stays);
+        if stays && patience.is_some_and(|patience| retry_after > patience) {
+            // Or it would be as far away when the client comes back.
+            self.with(engine, |seat| seat.want(now));
+            return self.actions.push(Action::Refuse(ticket, Refusal::TooSlow { retry_after }));
+        }
         self.with(engine, |seat| {
-            if seat.life == Life::Failed {
-                seat.enter(Life::Down, now);
-                seat.failure = None;
-            }
+            seat.forgive(now);
             seat.expires = None;
             if let Some(keep_alive) = keep_alive {
                 seat.keep_alive = keep_alive;
-            } else if seat.keep_alive == KeepAlive::For(Duration::ZERO) {
-                // An unload that was asked for before this request is carried out or forgotten; it is not its wish.
-                seat.keep_alive = seat.usual_keep_alive;
+            } else {
+                seat.outlive_unload();
             }
             seat.waiting.push_back(Waiting { ticket, since: now, keep_alive });
         });

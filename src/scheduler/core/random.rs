@@ -245,7 +245,9 @@ impl World {
         self.waiting.insert(ticket, (engine, self.now));
         let seconds = |seconds| Some(KeepAlive::For(Duration::from_secs(seconds)));
         let keep_alive = self.dice.pick(&[None, None, None, seconds(0), seconds(60), Some(KeepAlive::Forever)]);
-        self.tell(Event::Request { ticket, engine, keep_alive: keep_alive.expect("one of them") });
+        let patience = self.dice.pick(&[None, None, None, Some(Duration::ZERO), Some(Duration::from_secs(20))]);
+        let (keep_alive, patience) = (keep_alive.expect("one of them"), patience.expect("one of them"));
+        self.tell(Event::Request { ticket, engine, keep_alive, patience });
     }
 
     /// An engine gets on with what it is doing.

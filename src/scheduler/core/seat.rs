@@ -180,6 +180,36 @@ impl Seat {
         self.life == Life::Failed && now >= self.since + TRY_AGAIN
     }
 
+    /// A request may try it again, if it broke.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        if self.life == Life::Failed {
+            self.enter(Life::Down, now);
+            self.failure = None;
+        }
+    }
+
+    /// It is to be loaded, or woken, for somebody who does not wait for that but will be back.
+    pub(super) fn want(&mut self, now: Instant) {
+        self.forgive(now);
+        if matches!(self.life, Life::Down | Life::Leaving { .. } | Life::Asleep(_) | Life::DozingOff(_)) {
+            self.wanted.get_or_insert(now);
+            self.expires = None;
+            self.outlive_unload();
+        }
+    }
+
+    /// An unload that was asked for before a request is carried out or forgotten; it is not the request's wish.
+    pub(super) fn outlive_unload(&mut self) {
+        if self.keep_alive == KeepAlive::For(Duration::ZERO) {
+            self.keep_alive = self.usual_keep_alive;
+        }
+    }
+
+    /// Whether it would still be there for somebody who comes back when it has been loaded.
+    pub(super) fn stays(&self) -> bool {
+        self.usual_keep_alive != KeepAlive::For(Duration::ZERO)
+    }
+
     /// Whether nobody uses it or waits for it.
     pub(super) fn is_unused(&self) -> bool {
         self.leases == 0 && self.waiting.is_empty()

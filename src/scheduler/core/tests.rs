@@ -52,7 +52,13 @@ impl Bench {
     fn ask_for(&mut self, engine: EngineId, keep_alive: Option<KeepAlive>) -> Vec<Action> {
         let ticket = self.tickets;
         self.tickets += 1;
-        self.tell(Event::Request { ticket, engine, keep_alive })
+        self.tell(Event::Request { ticket, engine, keep_alive, patience: None })
+    }
+
+    fn ask_within(&mut self, engine: EngineId, patience: Duration) -> Vec<Action> {
+        let ticket = self.tickets;
+        self.tickets += 1;
+        self.tell(Event::Request { ticket, engine, keep_alive: None, patience: Some(patience) })
     }
 
     fn report(&mut self, engine: EngineId, stage: Stage) -> Vec<Action> {
@@ -210,6 +216,42 @@ fn all_waiting_requests_together_are_bounded_and_the_refusal_says_when_to_come_b
     assert_eq!(refused(&full), Some(&Refusal::QueueFull { retry_after: 100 * SECOND }), "and its own start");
     bench.started(0);
     assert!(matches!(bench.ask(0)[..], [Action::Grant(..)]), "who need not wait is not refused");
+}
+
+#[test]
+fn who_would_wait_longer_than_he_is_willing_to_is_told_so_and_finds_the_model_when_he_comes_back() {
+    let mut bench = Bench::new(rules(), &[10], &[needs(6), needs(6)]);
+    let slow = |seconds| Action::Refuse(0, Refusal::TooSlow { retry_after: seconds * SECOND });
+    assert_eq!(bench.ask_within(0, 59 * SECOND), [slow(60), Action::Start(0, vec![0])], "it is loaded all the same");
+    assert_eq!(bench.report(0, Stage::Starting), []);
+    assert_eq!(bench.after(20 * SECOND), []);
+    assert_eq!(bench.ask_within(0, 40 * SECOND), [], "so long he waits");
+    assert_eq!(bench.report(0, Stage::Ready), [Action::Grant(1, 0)]);
+    assert_eq!(bench.ask_within(0, Duration::ZERO), [Action::Grant(2, 0)], "nobody waits for an engine that is free");
+    assert!(matches!(refused(&bench.ask_within(0, Duration::ZERO)), Some(Refusal::TooSlow { .. })), "it is busy");
+    assert_eq!(bench.ask_within(0, SECOND), [], "not for long, as far as is known");
+    let other = bench.ask_within(1, 59 * SECOND);
+    assert_eq!(other[0], Action::Refuse(5, Refusal::TooSlow { retry_after: 60 * SECOND }));
+    assert_eq!(bench.after(1000 * SECOND), [], "nobody in use is displaced for one who does not wait");
+}
+
+#[test]
+fn a_model_that_would_not_stay_until_the_client_is_back_is_waited_for() {
+    let mut bench = Bench::new(rules(), &[10], &[needs(6)]);
+    bench.core.set_keep_alive(0, KeepAlive::For(Duration::ZERO), bench.now);
+    assert_eq!(bench.ask_within(0, SECOND), [Action::Start(0, vec![0])]);
+    assert_eq!(bench.started(0), [Action::Grant(0, 0)]);
+}
+
+#[test]
+fn a_model_that_is_on_its_way_out_comes_back_for_one_who_does_not_wait() {
+    let mut bench = Bench::new(rules(), &[10], &[needs(6)]).with_idle_first();
+    assert_eq!(bench.tell(Event::Unload(0)), [Action::Stop(0)]);
+    assert!(matches!(refused(&bench.ask_within(0, SECOND)), Some(Refusal::TooSlow { .. })));
+    assert_eq!(bench.report(0, Stage::Down), [Action::Start(0, vec![0])]);
+    assert_eq!(bench.started(0), [], "and it stays");
+    assert_eq!(bench.after(1000 * SECOND), []);
+    assert!(matches!(bench.ask_within(0, SECOND)[..], [Action::Grant(..)]));
 }
 
 #[test]

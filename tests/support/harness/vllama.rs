@@ -48,6 +48,7 @@ pub struct Builder {
     mark: String,
     start_limit: Duration,
     inherited: Option<Arc<TcpListener>>,
+    descriptors: Option<u32>,
 }
 
 /// A running vllama. When it is dropped, everything it started ends with it.
@@ -138,7 +139,15 @@ impl Vllama {
             ("FAKE_VLLM_MARK".to_owned(), mark.clone()),
         ];
         let arguments = ["serve", model::NAME, "--json"].map(str::to_owned).to_vec();
-        Builder { arguments, environment, directory: Arc::new(directory), mark, start_limit: PATIENCE, inherited: None }
+        Builder {
+            arguments,
+            environment,
+            directory: Arc::new(directory),
+            mark,
+            start_limit: PATIENCE,
+            inherited: None,
+            descriptors: None,
+        }
     }
 
     /// A vllama with a tiny embedding model, which is the one it serves, and the fake engine with MiniLM's context.
@@ -342,6 +351,7 @@ impl Vllama {
             mark: self.mark.clone(),
             start_limit: self.start_limit,
             inherited: None,
+            descriptors: None,
         }
     }
 
@@ -403,6 +413,12 @@ impl Builder {
     /// Hands a listening socket over, as systemd does.
     pub fn inherits(mut self, listener: &Arc<TcpListener>) -> Self {
         self.inherited = Some(listener.clone());
+        self
+    }
+
+    /// Lets it and what it starts have so many open files and no more.
+    pub fn descriptors(mut self, number: u32) -> Self {
+        self.descriptors = Some(number);
         self
     }
 
@@ -512,7 +528,7 @@ impl Builder {
         .await;
         let told = |name: &str| -> Option<SocketAddr> { listening[name].as_str()?.parse().ok() };
         let (address, monitoring) = (told("address").expect("the address of the listening event"), told("metrics"));
-        let Self { directory, mark, start_limit, arguments, environment, inherited: _ } = self;
+        let Self { directory, mark, start_limit, arguments, environment, .. } = self;
         let client = Client::Tcp(address);
         Vllama {
             client,
@@ -545,9 +561,14 @@ impl Builder {
         passed.retain(|name| name.starts_with("FAKE_VLLM_"));
         passed.push("FAKE_VLLM_COUNT_FILE");
         let program = env!("CARGO_BIN_EXE_vllama");
-        let (mut command, stdin) = match &self.inherited {
-            None => (Command::new(program), Stdio::null()),
-            Some(listener) => {
+        let (mut command, stdin) = match (&self.inherited, self.descriptors) {
+            (None, None) => (Command::new(program), Stdio::null()),
+            (None, Some(number)) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &number.to_string(), program]);
+                (shell, Stdio::null())
+            }
+            (Some(listener), _) => {
                 // Only the process itself knows the number it has to be told.
                 let hand_over = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
                 let mut shell = Command::new("/bin/sh");
