@@ -87,13 +87,13 @@ impl Gate {
     /// route is one that counts, so does what it costs.
     ///
     /// # Errors
-    /// [`Denied`], before anything has been counted.
+    /// [`Denied`] and whose key was shown, before anything has been counted.
     pub fn admit<'a>(
         self: &Arc<Self>,
         shown: impl Iterator<Item = &'a str>,
         access: Access,
         now: Now,
-    ) -> Result<(Grant, Option<Admission>), Denied> {
+    ) -> Result<(Grant, Option<Admission>), (Denied, Grant)> {
         let mut shows = false;
         let key = {
             let ring = self.ring();
@@ -103,17 +103,20 @@ impl Gate {
         let Some(key) = key else {
             return match access {
                 Access::Open => Ok((Grant::nothing(), None)),
-                Access::Needs(_) => Err(if shows { Denied::UnknownKey } else { Denied::NoKey }),
+                Access::Needs(_) => Err((if shows { Denied::UnknownKey } else { Denied::NoKey }, Grant::nothing())),
             };
         };
         let needed = access.scopes();
         if !needed.is_empty() && !needed.iter().any(|scope| key.has(*scope)) {
-            return Err(Denied::Scope { needed: access, has: key.scopes.clone() });
+            return Err((Denied::Scope { needed: access, has: key.scopes.clone() }, Grant::of(key)));
         }
         if !access.is_counted() {
             return Ok((Grant::of(key), None));
         }
-        let quota = key.account.enter(&key.limits, now)?;
+        let quota = match key.account.enter(&key.limits, now) {
+            Ok(quota) => quota,
+            Err(denied) => return Err((denied, Grant::of(key))),
+        };
         let admission = Admission { key: key.clone(), gate: self.clone(), quota };
         Ok((Grant::of(key), Some(admission)))
     }
@@ -162,7 +165,9 @@ mod tests {
         access: Access,
     ) -> Result<(Option<String>, Option<Admission>), &'static str> {
         let admitted = gate.admit(shown.iter().copied(), access, Now::read());
-        admitted.map(|(grant, admission)| (grant.key().map(str::to_owned), admission)).map_err(|denied| denied.reason())
+        admitted
+            .map(|(grant, admission)| (grant.key().map(str::to_owned), admission))
+            .map_err(|(denied, _)| denied.reason())
     }
 
     #[test]

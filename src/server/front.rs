@@ -249,7 +249,10 @@ impl Front {
                 asked.call.grant = grant;
                 holds.admission = admitted;
             }
-            Err(denied) => {
+            Err((denied, who)) => {
+                if let Some(key) = who.key() {
+                    asked.call.facts.set_key(key.to_owned());
+                }
                 asked.call.facts.set_refusal(denied.reason());
                 return keys::refuse(&denied, refuse, path, &asked.call.request_id);
             }
