@@ -15,7 +15,7 @@ SAY := @printf '→ %s\n'
 .PHONY: help
 help: ## this list
 	@printf 'vllama: make targets\n'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 .PHONY: run
 run: engine build model ## set everything up and serve the default model on 127.0.0.1:11434
@@ -45,6 +45,22 @@ dist/vllama-gpu: $(SOURCES)
 	@install -m 755 target/release/vllama-gpu $@
 	@touch $@
 
+.PHONY: image
+image: ## build the image NAME for TARGET (cuda or cpu), with MODEL in it where one is named
+	@$(DOCKER) build --file Containerfile --shm-size 1g --target $(TARGET) --tag $(NAME) $(IMAGE_ARGUMENTS:%=--build-arg %) $(IMAGE_OPTIONS) .
+
+# MODEL is a name to pull, or a file or directory in models/ that gets MODEL_NAME. IMAGE_OPTIONS are more of docker's own:
+# `--build-arg DEBIAN_IMAGE=…` takes a base from a mirror. The vllama that pulls wants the shared memory of one that serves.
+TARGET ?= cuda
+NAME ?= vllama:$(TARGET)
+MODEL ?=
+MODEL_NAME ?=
+IMAGE_OPTIONS ?=
+DOCKER ?= docker
+in_manifest = $(shell sed -n 's/^$(1) = "\(.*\)"/\1/p' Cargo.toml)
+IMAGE_ARGUMENTS = ENGINE_VERSION=$(ENGINE_VERSION) GGUF_VERSION=$(GGUF_VERSION) RUST_VERSION=$(call in_manifest,rust-version) \
+	VERSION=$(call in_manifest,version) REVISION=$(shell git rev-parse HEAD 2>/dev/null) MODEL=$(MODEL) MODEL_NAME=$(MODEL_NAME)
+
 .PHONY: model
 model: engine build ## install the default model and the embedding model
 	@dist/vllama import --if-missing --parameter $(DEFAULT_MODEL_PARAMETERS) --engine $(VENV)/bin/vllm --state-dir $(STATE) $(VENV)/share/vllama/$(DEFAULT_MODEL_FILE) $(DEFAULT_MODEL)
@@ -57,6 +73,10 @@ test: ## set everything up and run all tests
 .PHONY: test-fast
 test-fast: ## everything but the real engine
 	@tests/run fast
+
+.PHONY: test-container
+test-container: build ## images, Compose and Caddy, with the real engine
+	@tests/container/run
 
 .PHONY: fuzz
 fuzz: ## look for inputs that break what reads them: FUZZ_SECONDS for each target
@@ -76,6 +96,11 @@ chaos-real: engine ## the same with the real engine, twenty-five times
 .PHONY: soak
 soak: ## ten minutes of requests while things go wrong; what vllama holds must not grow
 	@VLLAMA_SOAK_SECONDS=$${VLLAMA_SOAK_SECONDS:-600} cargo test --locked --test chaos -- soak
+
+.PHONY: boards
+boards: engine ## write Grafana's boards (grafana/boards) from grafana/generate
+	@tests/monitoring/setup $(VENV) target/monitoring
+	@target/monitoring/bin/python grafana/generate
 
 .PHONY: bench
 bench: build ## the gateway's cost beside the direct line to the engine

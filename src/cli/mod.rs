@@ -3,9 +3,12 @@
 
 mod doctor;
 mod explain;
+mod health;
 mod import;
 mod init;
+mod journal;
 mod key;
+mod local_server;
 mod planning;
 mod problem;
 mod progress;
@@ -19,10 +22,12 @@ use crate::config::{self, Verb};
 /// Runs the verb named on the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let verb = match config::parse(std::env::args_os(), config::environment()) {
+    let environment = config::environment();
+    let stream = config::journal(&environment);
+    let verb = match config::parse(std::env::args_os(), environment) {
         Ok(verb) => verb,
         Err(error) => {
-            eprintln!("✗ {error}");
+            journal::tell_error(&error.to_string(), stream);
             return ExitCode::from(2);
         }
     };
@@ -37,6 +42,7 @@ pub fn main() -> ExitCode {
         }),
         Verb::Explain { model, config } => explain::run(&model, &config),
         Verb::Doctor(config) => doctor::run(&config),
+        Verb::Health { ready, config } => health::run(ready, &config),
         Verb::Key(order) => key::run(order),
         Verb::Init(command) => init::run(command),
         Verb::Version => {

@@ -27,6 +27,7 @@ use notify::Notifier;
 use reload::{Reload, Wanted};
 
 use super::doctor;
+use super::journal;
 use super::planning;
 use super::problem::Problem;
 use super::progress::Progress;
@@ -50,9 +51,13 @@ const HURRY: Duration = Duration::from_millis(500);
 
 /// Serves, and gives the exit code: 0 after a stop that was asked for.
 pub(super) fn run(config: Config) -> i32 {
+    let stream = config.service.journal;
     match start(config) {
         Ok(code) => code,
-        Err(problem) => problem.tell(),
+        Err(problem) => {
+            journal::tell_error(&problem.to_string(), stream);
+            1
+        }
     }
 }
 
@@ -78,7 +83,7 @@ fn start(config: Config) -> Result<i32, Problem> {
     // Before anything else is opened.
     let inherited = doors::inherited(&config)?;
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
-    logs::init(log_format(&config), &config.log, progress.pen())
+    logs::init(log_format(&config), journal::hears(config.service.journal), &config.log, progress.pen())
         .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
     match ask_to_be_spared() {
         Ok(score) => tracing::debug!(score, "the kernel spares vllama when memory runs out"),

@@ -40,6 +40,13 @@ pub enum Verb {
     },
     /// Tell whether an engine could run here, and what to do where it could not.
     Doctor(Box<Config>),
+    /// Tell how the server of this machine is.
+    Health {
+        /// Whether its default model can answer, rather than whether it lives.
+        ready: bool,
+        /// Where it listens, and how to talk.
+        config: Box<Config>,
+    },
     /// Add, list or revoke keys.
     Key(KeyOrder),
     /// Run one command below an init.
@@ -89,6 +96,10 @@ pub fn parse(
         }
         Some(("key", matches)) => Ok(Verb::Key(key::read(matches, &environment)?)),
         Some(("doctor", matches)) => Ok(Verb::Doctor(Box::new(config(matches, environment)?))),
+        Some(("health", matches)) => {
+            let ready = matches.get_flag("ready");
+            Ok(Verb::Health { ready, config: Box::new(config(matches, environment)?) })
+        }
         Some(("init", matches)) => {
             Ok(Verb::Init(matches.get_many::<OsString>("command").into_iter().flatten().cloned().collect()))
         }
@@ -151,6 +162,14 @@ fn command() -> Command {
         .after_help(
             "Changes nothing. Exit code 1 when something keeps vllama from serving; warnings are 0. With --json one object.",
         );
+    let health = with_settings(Command::new("health").about("Tell whether the server of this machine lives"))
+        .after_help("For health checks: asks the server at OLLAMA_HOST's address. Exit code 1 when it is not well.")
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("whether its default model can answer, too"),
+        );
     let init = Command::new("init")
         .about("Run one command under a PID 1 that reaps and passes signals on")
         .after_help("The exit code is the command's own, or 128 + the signal that killed it.")
@@ -174,6 +193,7 @@ fn command() -> Command {
             import,
             explain,
             doctor,
+            health,
             key::command(),
             init,
             Command::new("version").about("Tell the version"),

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use arguments::{Verb, parse};
 pub use key::{KeyAction, KeyOrder};
 pub use models::{ModelSettings, Size};
-pub use service::Service;
+pub use service::{Service, journal};
 pub use settings::{SETTINGS, Setting};
 
 use crate::model::ModelName;

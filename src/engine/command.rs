@@ -53,6 +53,8 @@ pub fn command(plan: &Plan, installation: &Installation, place: &Path) -> Comman
     let mut environment: std::collections::BTreeMap<String, String> = [
         ("VLLM_CACHE_ROOT", cache("vllm")),
         ("TRITON_CACHE_DIR", cache("triton")),
+        // By default in TMPDIR, which goes with the generation and where nothing may be executed on a usual /run.
+        ("TORCHINDUCTOR_CACHE_DIR", cache("inductor")),
         ("FLASHINFER_WORKSPACE_BASE", cache("flashinfer")),
         ("CUDA_CACHE_PATH", cache("cuda")),
         ("HF_HOME", cache("huggingface")),
@@ -152,7 +154,7 @@ mod tests {
             environment.join("\n"),
             "CUDA_CACHE_PATH=/cache/cuda\nFLASHINFER_WORKSPACE_BASE=/cache/flashinfer\nHF_HOME=/cache/huggingface\n\
              LD_PRELOAD=/lib/libtcmalloc.so:/venv/lib/libiomp5.so\nNCCL_DEBUG=WARN\nNO_COLOR=1\nPATH=/bin\nTMPDIR=/run/vllama/m/g1\n\
-             TRITON_CACHE_DIR=/cache/triton\nVLLM_CACHE_ROOT=/cache/vllm\n\
+             TORCHINDUCTOR_CACHE_DIR=/cache/inductor\nTRITON_CACHE_DIR=/cache/triton\nVLLM_CACHE_ROOT=/cache/vllm\n\
              VLLM_RPC_BASE_PATH=/run/vllama/m/g1"
         );
     }

@@ -231,7 +231,7 @@ impl Scheduler {
         self.changes.clone()
     }
 
-    /// The state of all engines now, but for the memory they hold; never waits, reads nothing.
+    /// The state of all engines now, with the memory they held when it was last measured; never waits, reads nothing.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_of(EngineSnapshot::new)

@@ -130,7 +130,7 @@ impl EngineSnapshot {
             failure: status.failure.as_ref().map(|failure| failure.message.clone()).or(problem),
             failure_name: status.failure.as_ref().map(|failure| failure.kind.name()),
             changes: status.plan.iter().flat_map(|plan| &plan.changes).map(Change::describe).collect(),
-            memory_bytes: None,
+            memory_bytes: status.measured_bytes,
             gpu_bytes: member.on_gpu.then_some(book.device_bytes),
             context_length: status.max_model_len,
             start_took: status.start_took,
@@ -141,8 +141,7 @@ impl EngineSnapshot {
 
     /// With the memory its processes hold, as measured last or, before that, as `/proc` has it now.
     pub(super) fn measured(mut self, member: &Member) -> Self {
-        let status = member.status.as_ref().map(|status| status.borrow().clone());
-        self.memory_bytes = status.and_then(|status| status.measured_bytes.or_else(|| status.memory_bytes()));
+        self.memory_bytes = self.memory_bytes.or_else(|| member.status.as_ref()?.borrow().memory_bytes());
         self
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -34,8 +34,22 @@ const NAME: HeaderValue = HeaderValue::from_static(concat!("vllama/", env!("CARG
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
+/// Tells nginx to pass a stream on as it comes. Without it nginx keeps all of an answer until its end, unless its own
+/// configuration forbids it.
+const UNBUFFERED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
 /// When it may be worth to try a vllama again that is on its way out, in seconds: a restart listens within that.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
+
+/// Those who are told of every request.
+#[derive(Clone, Default)]
+pub struct Watchers {
+    /// Counts it.
+    pub metrics: Arc<Metrics>,
+    /// Records it, where somebody collects spans.
+    pub tracer: Option<Tracer>,
+}
 
 /// The same where there is no place: some client's request ends all the time.
 const SOON: HeaderValue = HeaderValue::from_static("1");
@@ -52,15 +66,6 @@ pub struct Visitor {
     pub address: IpAddr,
     /// Whether there was no place for it: it is let in to ask how vllama is, and for nothing else.
     pub in_lobby: bool,
-}
-
-/// Those who are told of every request.
-#[derive(Clone, Default)]
-pub struct Watchers {
-    /// Counts it.
-    pub metrics: Arc<Metrics>,
-    /// Records it, where somebody collects spans.
-    pub tracer: Option<Tracer>,
 }
 
 /// Everything a request meets before and after its handler.
@@ -168,10 +173,14 @@ impl Front {
         let asked = Asked { head: &head, body, call, settings: &settings, visitor };
         let mut reply = self.admit(asked, &mut record.holds).instrument(span).await;
         let status = reply.status();
+        let streams = matches!(reply.body(), api::Body::Stream(_));
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
         if visitor.in_lobby {
             headers.insert(CONNECTION, CLOSE);
+        }
+        if streams {
+            headers.insert(UNBUFFERED.0, UNBUFFERED.1);
         }
         if draining || *self.phase.borrow() == Phase::Draining {
             // The client's next request belongs to whoever serves next.
@@ -332,7 +341,7 @@ impl Front {
 
     /// Counts somebody who was told to come back.
     fn count_refused(&self) {
-        self.watchers.metrics.connection_refused();
+        self.metrics().connection_refused();
         self.crowd.tell_of_refusals();
     }
 

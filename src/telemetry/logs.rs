@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
@@ -39,21 +39,26 @@ type Filter = reload::Handle<Targets, Registry>;
 static FILTER: OnceLock<(Filter, Mutex<Targets>)> = OnceLock::new();
 
 /// Starts logging through `pen`. `filter` is a level such as `info`, or targets with levels such as
-/// `info,vllama::engine=debug`. Panics are logged too, so that no line of the stream is anything but a log line.
+/// `info,vllama::engine=debug`. With `priorities` each line begins with its own for the journal, which takes it off again
+/// (sd-daemon(3)). Panics are logged too, so that no line of the stream is anything but a log line.
 ///
 /// # Errors
 /// [`ParseError`] when the filter is no such list. A second call changes nothing.
-pub fn init(format: Format, filter: &str, pen: Pen) -> Result<(), ParseError> {
+pub fn init(format: Format, priorities: bool, filter: &str, pen: Pen) -> Result<(), ParseError> {
     let wanted: Targets = filter.parse()?;
     let (filter, handle) = reload::Layer::new(wanted.clone());
     let paper = Paper(pen);
     let layer = match format {
-        Format::Human { colour } => lines::layer().with_writer(paper).with_ansi(colour).with_target(false).boxed(),
+        Format::Human { colour } => lines::layer()
+            .with_writer(paper)
+            .with_ansi(colour)
+            .event_format(Ranked { priorities, line: lines::format().with_target(false) })
+            .boxed(),
         Format::Json => lines::layer()
             .with_writer(paper)
             .with_ansi(false)
             .fmt_fields(JsonFields::new())
-            .event_format(JsonLine)
+            .event_format(Ranked { priorities, line: JsonLine })
             .boxed(),
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
@@ -117,6 +122,36 @@ impl io::Write for Sheet<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Puts the priority of an event before its line, where it is wanted.
+struct Ranked<L> {
+    priorities: bool,
+    line: L,
+}
+
+impl<S, N, L> FormatEvent<S, N> for Ranked<L>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    L: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if self.priorities {
+            write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        }
+        self.line.format_event(context, writer, event)
+    }
+}
+
+/// The syslog priority of a level: error, warning, info and debug.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
     }
 }
 
@@ -185,18 +220,37 @@ impl Visit for Line {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_json_line_is_one_flat_object_with_the_fields_of_its_request() {
+    /// What these events are written as.
+    fn written(priorities: bool, events: impl FnOnce()) -> String {
         let written = Arc::new(Mutex::new(Vec::new()));
         let copy = written.clone();
         let paper = Paper(Arc::new(move |line| copy.lock().expect("no writer panics").extend_from_slice(line)));
+        let format = Ranked { priorities, line: JsonLine };
         let layer =
-            lines::layer().with_writer(paper).with_ansi(false).fmt_fields(JsonFields::new()).event_format(JsonLine);
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            lines::layer().with_writer(paper).with_ansi(false).fmt_fields(JsonFields::new()).event_format(format);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
+        let bytes = written.lock().expect("no writer panicked").clone();
+        String::from_utf8(bytes).expect("lines are UTF-8")
+    }
+
+    #[test]
+    fn a_line_for_the_journal_begins_with_its_priority() {
+        let text = written(true, || {
+            tracing::error!("a");
+            tracing::warn!("b");
+            tracing::info!("c");
+            tracing::debug!("d");
+        });
+        let priorities: Vec<_> = text.lines().filter_map(|line| line.split_once('{')).map(|(rank, _)| rank).collect();
+        assert_eq!(priorities, ["<3>", "<4>", "<6>", "<7>"], "{text}");
+    }
+
+    #[test]
+    fn a_json_line_is_one_flat_object_with_the_fields_of_its_request() {
+        let text = written(false, || {
             let span = tracing::info_span!("request", request_id = "abc");
             span.in_scope(|| tracing::info!(status = 200_u16, model = "m:x", "two\nlines \"quoted\""));
         });
-        let text = String::from_utf8(written.lock().expect("no writer panicked").clone()).expect("lines are UTF-8");
         assert_eq!(text.matches('\n').count(), 1, "{text}");
         let line: Map<String, Value> = serde_json::from_str(&text).expect("a line is JSON");
         for (name, value) in

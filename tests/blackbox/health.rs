@@ -32,3 +32,22 @@ async fn an_unloaded_model_still_serves() {
     vllama.engine_state("stopped").await;
     assert_eq!(vllama.get("/health/ready").await.status(), 200, "the next request loads it");
 }
+
+#[tokio::test]
+async fn the_verb_asks_the_server_of_this_machine() {
+    let vllama = Vllama::with_fake().env("FAKE_VLLM_START", "load:800").start_listening().await;
+    let address = vllama.address.to_string();
+    let said = async |arguments: &[&str]| {
+        let ended = Vllama::with_fake().env("OLLAMA_HOST", &address).arguments(arguments).run().await;
+        assert_eq!(ended.stdout.lines().count(), 1, "{}{}", ended.stdout, ended.stderr);
+        (ended.status.code(), ended.stdout.trim_end().to_owned())
+    };
+    assert_eq!(said(&["health"]).await, (Some(0), "ok".to_owned()), "it lives before it can answer");
+    let (code, line) = said(&["health", "--ready"]).await;
+    assert!(code == Some(1) && line.starts_with("starting: "), "{code:?} {line}");
+    vllama.ready().await;
+    assert_eq!(said(&["health", "--ready"]).await, (Some(0), "ok".to_owned()));
+    drop(vllama);
+    let (code, line) = said(&["health", "--json"]).await;
+    assert!(code == Some(1) && line.starts_with(r#"{"ok":false,"message":"nobody answers at"#), "{code:?} {line}");
+}

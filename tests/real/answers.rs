@@ -8,6 +8,7 @@ use vllama::telemetry::metrics::table::{Kind, TABLE};
 use crate::harness::{Request, Vllama, within};
 use crate::leftovers::leftovers;
 use crate::load::parallel_streams;
+use crate::monitoring::engines_metrics;
 use crate::{Ground, MODEL, Runner};
 
 const QUESTION: &str = "What is the capital of France?";
@@ -35,6 +36,7 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
     runner.test("a client that hangs up frees the engine, streaming", hang_up(&vllama, true));
     runner.test("a client that hangs up frees the engine, waiting for one piece", hang_up(&vllama, false));
     runner.test("health tells of a ready engine", health(&vllama));
+    runner.test("boards and alerts ask the engine for nothing it does not tell", engines_metrics(&vllama));
     runner.test("every metric that can have a value has one, and vLLM's own are there", metrics(&vllama));
     runner.test("unloading stops the engine and the next request loads it again", unload(&vllama));
     runner.test("SIGTERM while a stream runs leaves nothing behind", stop_while_streaming(vllama));

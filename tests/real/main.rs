@@ -19,6 +19,7 @@ mod keys;
 mod leftovers;
 mod load;
 mod models;
+mod monitoring;
 mod plans;
 mod prompts;
 mod tools;

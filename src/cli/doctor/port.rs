@@ -1,53 +1,32 @@
 //! Whether the port is free, or vllama itself is there.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use super::facts::Port;
+use crate::cli::local_server;
 
 /// A vllama answers its health in microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Longest head of an answer that is read, in bytes.
-const HEAD_LIMIT: u64 = 4096;
 
 /// Tries to have the port, for a moment; asks who is there when it is taken.
 pub(super) fn look(address: SocketAddr) -> Port {
     match TcpListener::bind(address) {
         Ok(_) => Port::Free(address),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match who(address) {
-            Some(version) => Port::Vllama(address, version),
-            None => Port::Taken(address, "another program listens there".to_owned()),
-        },
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            match local_server::ask(address, "/health/live", PATIENCE).ok().and_then(|answer| answer.version) {
+                Some(version) => Port::Vllama(address, version),
+                None => Port::Taken(address, "another program listens there".to_owned()),
+            }
+        }
         Err(error) => Port::Taken(address, error.to_string()),
     }
 }
 
-/// Version of the vllama that listens there; `None` when it is none.
-fn who(mut address: SocketAddr) -> Option<String> {
-    if address.ip().is_unspecified() {
-        let loopback = match address.ip() {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        };
-        address.set_ip(loopback);
-    }
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    stream.set_write_timeout(Some(PATIENCE)).ok()?;
-    stream.write_all(format!("GET /health/live HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = Vec::new();
-    // What came before an error counts all the same.
-    let _ = stream.take(HEAD_LIMIT).read_to_end(&mut answer);
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut head = httparse::Response::new(&mut headers);
-    head.parse(&answer).ok()?;
-    let server = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("server"))?;
-    Some(std::str::from_utf8(server.value).ok()?.strip_prefix("vllama/")?.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]

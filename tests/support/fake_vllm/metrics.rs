@@ -34,6 +34,11 @@ pub fn render(engine: &Engine) -> String {
     family("vllm:kv_cache_usage_perc", "gauge", usage_help, &[("", "", 0.0)]);
     family("vllm:prompt_tokens_total", "counter", "Number of prefill tokens processed.", &[("", "", prompt)]);
     family("vllm:generation_tokens_total", "counter", "Number of generation tokens processed.", &[("", "", generated)]);
+    let preemptions_help = "Cumulative number of preemption from the engine.";
+    family("vllm:num_preemptions_total", "counter", preemptions_help, &[("", "", 0.0)]);
+    // No prompt is ever found again: it keeps none.
+    family("vllm:prefix_cache_queries_total", "counter", "Prefix cache queries, in tokens.", &[("", "", prompt)]);
+    family("vllm:prefix_cache_hits_total", "counter", "Prefix cache hits, in tokens.", &[("", "", 0.0)]);
     let finished = [("", ",finished_reason=\"stop\"", stopped), ("", ",finished_reason=\"length\"", lengths)];
     family("vllm:request_success_total", "counter", "Count of successfully processed requests.", &finished);
     let steps = [("_bucket", ",le=\"+Inf\"", iterations), ("_count", "", iterations), ("_sum", "", prompt + generated)];
