@@ -67,7 +67,8 @@ async fn metrics(vllama: &Vllama) {
     let value = |start: &str| -> f64 {
         page.lines().find_map(|line| line.strip_prefix(start)?.rsplit(' ').next()?.parse().ok()).unwrap()
     };
-    let (ours, theirs) = (value("vllama_generated_tokens_total{model="), value("vllm:generation_tokens_total{"));
+    let ours = value(&format!("vllama_generated_tokens_total{{model=\"{MODEL}\"}}"));
+    let theirs = value("vllm:generation_tokens_total{");
     assert!(ours > 0.0 && ours <= theirs, "{ours} of {theirs}");
 }
 
