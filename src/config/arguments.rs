@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::ArgMatches;
 
+use super::command_line::command;
 use super::file::{self, File};
 use super::key::{self, KeyOrder};
-use super::{Config, ConfigError, SETTINGS, Service, Setting, Voice, host, ollama};
+use super::values::Values;
+use super::{Config, ConfigError, Service, Voice, host, ollama};
 use crate::model::ModelName;
-use crate::model::plan::FrontendWish;
 
 /// What vllama was asked to do.
 #[derive(Debug)]
@@ -105,199 +106,6 @@ pub fn parse(
         }
         _ => Ok(Verb::Version),
     }
-}
-
-fn command() -> Command {
-    let serve = with_settings(Command::new("serve").about("Start the server and load a model"))
-        .visible_alias("start")
-        .arg(
-            Arg::new("model")
-                .value_name("MODEL")
-                .help("installed model to load at once; others are loaded on request [default: the default model]"),
-        )
-        .arg(
-            Arg::new("vllm")
-                .value_name("VLLM_ARGS")
-                .num_args(0..)
-                .last(true)
-                .allow_hyphen_values(true)
-                .help("more arguments for `vllm serve`, last and verbatim"),
-        );
-    let import =
-        with_settings(Command::new("import").about("Install a model from a GGUF file or a checkpoint's directory"))
-            .arg(
-                Arg::new("file")
-                    .value_name("PATH")
-                    .required(true)
-                    .value_parser(clap::value_parser!(PathBuf))
-                    .help("a GGUF file, or the directory of a Hugging Face checkpoint (safetensors)"),
-            )
-            .arg(Arg::new("name").value_name("NAME").required(true).help("its name, e.g. smollm2:135m"))
-            .arg(
-                Arg::new("parameter")
-                    .long("parameter")
-                    .value_name("KEY=VALUE")
-                    .action(ArgAction::Append)
-                    .value_delimiter(',')
-                    .help("sampling defaults of the model, e.g. temperature=0.2,top_k=40"),
-            )
-            .arg(
-                Arg::new("if-missing")
-                    .long("if-missing")
-                    .action(ArgAction::SetTrue)
-                    .help("leave an installed model of that name alone"),
-            );
-    let explain = with_settings(Command::new("explain").about("Tell how a model would be served here, and why so"))
-        .after_help(
-            "Looks at the model's files and at this machine; needs no server and no engine. With --json one object.\n\
-             Examples: vllama explain qwen2.5:7b\n          vllama explain /models/my-checkpoint --json",
-        )
-        .arg(
-            Arg::new("what")
-                .value_name("MODEL")
-                .required(true)
-                .help("installed model, or directory of a checkpoint (with a /)"),
-        );
-    let doctor = with_settings(Command::new("doctor").about("Tell whether an engine could run here, and what to do if not"))
-        .after_help(
-            "Changes nothing. Exit code 1 when something keeps vllama from serving; warnings are 0. With --json one object.",
-        );
-    let health = with_settings(Command::new("health").about("Tell whether the server of this machine lives"))
-        .after_help("For health checks: asks the server at OLLAMA_HOST's address. Exit code 1 when it is not well.")
-        .arg(
-            Arg::new("ready")
-                .long("ready")
-                .action(ArgAction::SetTrue)
-                .help("whether its default model can answer, too"),
-        );
-    let init = Command::new("init")
-        .about("Run one command under a PID 1 that reaps and passes signals on")
-        .after_help("The exit code is the command's own, or 128 + the signal that killed it.")
-        .arg(
-            Arg::new("command")
-                .value_name("COMMAND")
-                .num_args(0..)
-                .trailing_var_arg(true)
-                .allow_hyphen_values(true)
-                .value_parser(clap::value_parser!(OsString)),
-        );
-    Command::new("vllama")
-        .about("Ollama's manners with vLLM's speed")
-        .version(env!("CARGO_PKG_VERSION"))
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .max_term_width(110)
-        .after_help("Exit codes: 0 ok, 1 failed, 2 wrong input.")
-        .subcommands([
-            serve,
-            import,
-            explain,
-            doctor,
-            health,
-            key::command(),
-            init,
-            Command::new("version").about("Tell the version"),
-        ])
-}
-
-fn with_settings(command: Command) -> Command {
-    let settings = SETTINGS.iter().map(|Setting { flag, variables, value, default, help }| {
-        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
-        let help = format!("{help} [env: {}]{default}", variables.join(", "));
-        Arg::new(flag).long(flag).value_name(value).help(help).allow_hyphen_values(true)
-    });
-    command
-        .args(settings)
-        .arg(Arg::new("quiet").long("quiet").short('q').action(ArgAction::SetTrue).help("say nothing but errors"))
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("tell events as JSON, one a line"))
-}
-
-/// More than a hundred years, and small enough to be added to any moment.
-const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// The values of all settings, as text.
-pub(super) struct Values<'a> {
-    pub matches: &'a ArgMatches,
-    pub environment: &'a HashMap<String, String>,
-    pub file: &'a File,
-}
-
-impl Values<'_> {
-    /// The setting's value and where it was found; a variable that is empty counts as not set.
-    fn find(&self, flag: &str) -> Option<(String, String)> {
-        let setting = SETTINGS.iter().find(|setting| setting.flag == flag)?;
-        if let Some(value) = self.matches.get_one::<String>(flag) {
-            return Some((value.clone(), format!("--{flag}")));
-        }
-        let variable = setting.variables.iter().find_map(|variable| {
-            let value = ollama::trimmed(variable, self.environment.get(*variable)?);
-            (!value.is_empty()).then(|| (value.to_owned(), (*variable).to_owned()))
-        });
-        variable.or_else(|| self.file.setting(flag))
-    }
-
-    fn text(&self, flag: &str) -> Option<String> {
-        self.find(flag).map(|(value, _)| value)
-    }
-
-    /// A path, made absolute: engines run in another directory.
-    pub(super) fn path(&self, flag: &str) -> Option<PathBuf> {
-        self.text(flag).map(|path| std::path::absolute(&path).unwrap_or_else(|_| path.into()))
-    }
-
-    fn number(&self, flag: &str) -> Result<Option<u64>, ConfigError> {
-        let Some((value, place)) = self.find(flag) else { return Ok(None) };
-        value
-            .parse()
-            .map(Some)
-            .map_err(|_| ConfigError(format!("{place}: '{value}' is no whole number; give one such as 64")))
-    }
-
-    fn frontend(&self) -> Result<FrontendWish, ConfigError> {
-        let Some((value, place)) = self.find("engine-frontend") else { return Ok(FrontendWish::default()) };
-        value.parse().map_err(|error| ConfigError(format!("{place}: {error}")))
-    }
-
-    /// Words as a shell splits them: quotes keep blanks.
-    fn words(&self, flag: &str) -> Result<Vec<String>, ConfigError> {
-        let Some((value, place)) = self.find(flag) else { return Ok(Vec::new()) };
-        shell_words::split(&value)
-            .map_err(|_| ConfigError(format!("{place}: '{value}' has a quote without end; close it, as in a shell")))
-    }
-
-    /// Bytes: `12GiB`, `500MB`, or a bare number.
-    fn bytes(&self, flag: &str) -> Result<Option<u64>, ConfigError> {
-        let Some((value, place)) = self.find(flag) else { return Ok(None) };
-        let parsed = value.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| *bytes > 0);
-        parsed.map(Some).ok_or_else(|| {
-            ConfigError(format!("{place}: '{value}' is no amount of memory; give one such as 12GiB or 500MB"))
-        })
-    }
-
-    /// A time to wait at most; zero and less are for ever, as Ollama has it.
-    fn patience(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
-        if self.text(flag).is_some_and(|value| value.starts_with('-')) {
-            return Ok(FOREVER);
-        }
-        Ok(match self.time(flag, default)? {
-            Duration::ZERO => FOREVER,
-            time => time,
-        })
-    }
-
-    /// A time: `90`, `90s`, `10m`, `1h30m`.
-    fn time(&self, flag: &str, default: Duration) -> Result<Duration, ConfigError> {
-        let Some((value, place)) = self.find(flag) else { return Ok(default) };
-        time(&value).ok_or_else(|| {
-            ConfigError(format!("{place}: '{value}' is no time; give seconds, or one such as 90s or 10m"))
-        })
-    }
-}
-
-/// A time as people write it.
-pub(super) fn time(text: &str) -> Option<Duration> {
-    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.or_else(|| humantime::parse_duration(text).ok())
 }
 
 fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Result<Config, ConfigError> {
@@ -430,6 +238,7 @@ fn found_in_path(path: Option<&String>, program: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SETTINGS;
     use super::*;
 
     fn parsed(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Verb, ConfigError> {

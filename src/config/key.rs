@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::arguments::Values;
 use super::file::{self, File};
+use super::values::Values;
 use super::{ConfigError, SETTINGS};
 use crate::access::{KeyName, Limits, Scope};
 

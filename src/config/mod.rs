@@ -5,6 +5,7 @@
 //! may be.
 
 mod arguments;
+mod command_line;
 mod file;
 mod host;
 mod key;
@@ -12,6 +13,7 @@ mod models;
 mod ollama;
 mod service;
 mod settings;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::arguments;
+use super::values;
 use crate::model::plan::FrontendWish;
 
 /// What holds for one model, from `[models."NAME"]`; what is not said is chosen.
@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for Time {
         }
         match Written::deserialize(deserializer)? {
             Written::Seconds(seconds) => Ok(Self(Duration::from_secs(seconds))),
-            Written::Text(text) => arguments::time(&text).map(Self).ok_or_else(|| {
+            Written::Text(text) => values::time(&text).map(Self).ok_or_else(|| {
                 serde::de::Error::custom(format!("'{text}' is no time; give seconds, or one such as 90s or 10m"))
             }),
         }
