@@ -51,6 +51,7 @@ impl Report {
             "zombies older than 100 ms: {}; strays, leaked files, segments and descriptors: 0",
             self.zombies.len()
         );
+        self.zombies.iter().for_each(|zombie| println!("  {zombie}"));
         let column = |value: fn(&[f64; 2]) -> f64| self.back.iter().map(value).collect::<Vec<_>>();
         let (back, start) = (column(|[back, _]| *back), column(|[_, start]| *start));
         println!("| {} deaths of serving engines | p50 | p99 |\n|---|---|---|", self.back.len());
@@ -73,7 +74,8 @@ impl Report {
         let Counts { sent, answered, failed, left, lost, .. } = self.requests;
         assert_eq!(lost, 0, "lost requests; they are named above");
         assert_eq!(sent, answered + failed + left);
-        assert!(answered > sent / 2, "most requests are answered");
+        // Who hangs up at once asks many times while an engine starts.
+        assert!(answered > (sent - left) / 2, "most requests are answered whose clients stay");
         assert_eq!(self.zombies, [] as [String; 0], "zombies older than 100 ms");
     }
 }

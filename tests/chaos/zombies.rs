@@ -67,7 +67,8 @@ impl Zombies {
             for process in dead {
                 let since = *seen.entry(process.pid).or_insert(now);
                 // A parent that would run if it were let is not to blame, unless it never ends.
-                if now - since > LIMIT && (!waits_for_a_processor(process.parent) || now - since > STARVED) {
+                let is_late = now - since > LIMIT && !is_still_dying(process.pid);
+                if is_late && (!waits_for_a_processor(process.parent) || now - since > STARVED) {
                     watched.found.push(format!("{} ({}) for {:?}", process.name, process.pid, now - since));
                     seen.remove(&process.pid);
                 }
@@ -78,6 +79,12 @@ impl Zombies {
     fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the kernel still ends threads of this dead process, which takes a while where they hold gigabytes: it can be collected
+/// only when the last of them is gone.
+fn is_still_dying(pid: i32) -> bool {
+    std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// Whether a thread of this process would run if it were let: the one that collects the dead, or one that it waits for.
