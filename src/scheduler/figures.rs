@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::written::Written;
+use super::written::{Written, keep_latest, now};
 use crate::model::plan::{Choice, Plan};
 
 /// Most engines that are remembered; the ones not seen for longest are forgotten.
@@ -53,7 +53,7 @@ impl Figures {
 
     /// Notes what an engine held and how long its start took; true when that says something new.
     pub(super) fn note(&mut self, key: &str, bytes: Option<u64>, start: Option<Duration>) -> bool {
-        let seen = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let seen = now();
         let before = self.get(key);
         let start_seconds = start.map(|start| start.as_secs_f64()).or(before.map(|before| before.start_seconds));
         let bytes = bytes.unwrap_or_default().max(before.map_or(0, |before| before.bytes));
@@ -66,11 +66,7 @@ impl Figures {
             return false;
         }
         self.known.insert(key.to_owned(), figure);
-        while self.known.len() > MOST
-            && let Some(oldest) = self.known.iter().min_by_key(|(_, figure)| figure.seen).map(|(key, _)| key.clone())
-        {
-            self.known.remove(&oldest);
-        }
+        keep_latest(&mut self.known, MOST, |figure| figure.seen);
         self.file.write(&self.known);
         true
     }

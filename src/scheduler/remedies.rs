@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::written::{self, Written};
+use super::written::{self, Written, keep_latest, now};
 use crate::model::plan::{Change, Plan};
 
 /// Most engines whose changes are remembered; the ones not seen for longest are forgotten.
@@ -52,14 +51,10 @@ impl Remedies {
         if changes.is_empty() {
             self.known.remove(key);
         } else {
-            let seen = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let seen = now();
             self.known.insert(key.to_owned(), Remedy { model: plan.served_name.clone(), changes, seen });
         }
-        while self.known.len() > MOST
-            && let Some(oldest) = self.known.iter().min_by_key(|(_, remedy)| remedy.seen).map(|(key, _)| key.clone())
-        {
-            self.known.remove(&oldest);
-        }
+        keep_latest(&mut self.known, MOST, |remedy| remedy.seen);
         self.file.write(&self.known);
     }
 }

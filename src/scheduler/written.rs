@@ -1,8 +1,10 @@
 //! A small JSON file, read once and kept up to date by a task of its own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +37,20 @@ impl Written {
     pub(super) fn write(&self, value: &impl Serialize) {
         // Numbers and texts always become JSON.
         self.text.send_replace(serde_json::to_vec_pretty(value).unwrap_or_default());
+    }
+}
+
+/// Now, in whole seconds since 1970: when something remembered was seen.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Forgets what has not been seen for longest, until at most `most` are left. `seen` tells when each was.
+pub(super) fn keep_latest<T>(known: &mut BTreeMap<String, T>, most: usize, seen: impl Fn(&T) -> u64) {
+    while known.len() > most
+        && let Some(oldest) = known.iter().min_by_key(|(_, value)| seen(value)).map(|(key, _)| key.clone())
+    {
+        known.remove(&oldest);
     }
 }
 
