@@ -28,6 +28,9 @@ use server::Server;
 /// 0 = as fast as the engine can.
 const STREAMS: &[(usize, u32, usize)] = &[(1, 100, 200), (64, 50, 200), (512, 10, 40), (64, 0, 8000)];
 
+/// Users of a real engine at a time, and tokens of each.
+const USERS: [(usize, usize); 3] = [(1, 100), (10, 100), (50, 50)];
+
 /// Connections that ask for whole answers, and for how long.
 const WHOLE: (usize, Duration) = (16, Duration::from_secs(3));
 
@@ -243,7 +246,7 @@ async fn real(frontend: &str) {
     let server = Server::start_real(Path::new(&venv), &[("VLLAMA_ENGINE_FRONTEND", frontend)]).await;
     let targets = [server.engine(), server.gateway()];
     load::stories(&targets[0], 10, 10).await;
-    for (users, tokens) in [(1, 100), (10, 100), (50, 50)] {
+    for (users, tokens) in USERS {
         // Both ways ask for the same tokens; lines would not do, since the engine writes some without text.
         let mut seconds = [0.0; 2];
         let before = server.engine_processor_time();
@@ -267,35 +270,42 @@ async fn real(frontend: &str) {
     }
 }
 
-/// Tokens a second through vllama, beside `vllm serve` with its default flags and no vllama at all, in turns.
+/// Tokens a second through vllama, beside `vllm serve` with its default flags and no vllama at all. Each has the machine to
+/// itself: engines that wait still take processor time from each other.
 async fn defaults() {
     let Some(venv) = std::env::var_os("VLLAMA_TEST_VENV") else {
         println!("skipped: vLLM's default flags, since VLLAMA_TEST_VENV names no virtual environment");
         return;
     };
-    let server = Server::start_real(Path::new(&venv), &[]).await;
-    let bare = Bare::like(&server.socket()).with_default_flags();
-    let _engine = bare.start().await;
-    let targets = [Target::Engine(bare.socket()), server.gateway()];
-    for target in &targets {
-        load::stories(target, 10, 10).await;
+    let mut seen = [[(0, Duration::ZERO); USERS.len()]; 2];
+    for _ in 0..2 {
+        let mut server = Server::start_real(Path::new(&venv), &[]).await;
+        let bare = Bare::like(&server.socket()).with_default_flags();
+        crowds(&server.gateway(), &mut seen[1]).await;
+        server.stop();
+        let _engine = bare.start().await;
+        crowds(&Target::Engine(bare.socket()), &mut seen[0]).await;
     }
-    for (users, tokens) in [(1, 50), (10, 50), (50, 50)] {
-        let (mut seconds, mut lines) = ([0.0; 2], [0; 2]);
-        for round in 0..4 {
-            for way in [round % 2, 1 - round % 2] {
-                let begun = Instant::now();
-                lines[way] += load::stories(&targets[way], users, tokens).await.lines;
-                seconds[way] += begun.elapsed().as_secs_f64();
-            }
-        }
+    for (place, (users, _)) in USERS.into_iter().enumerate() {
         // Not the same tokens: flags change what a small model says, and where it ends.
-        let [direct, vllama] = [0, 1].map(|way| lines[way] as f64 / seconds[way]);
+        let [direct, vllama] = seen.map(|seen| seen[place].0 as f64 / seen[place].1.as_secs_f64());
         row(
             &format!("tokens a second beside vLLM with default flags, {users} users"),
             [&format!("{direct:.1}"), "", &format!("{vllama:.1}")],
             &format!("× {:.3}", vllama / direct),
         );
+    }
+}
+
+/// Lines, and the time they took, of each number of users, three times over.
+async fn crowds(target: &Target, seen: &mut [(usize, Duration); USERS.len()]) {
+    load::stories(target, 10, 10).await;
+    for ((users, tokens), seen) in USERS.into_iter().zip(seen) {
+        for _ in 0..3 {
+            let begun = Instant::now();
+            seen.0 += load::stories(target, users, tokens).await.lines;
+            seen.1 += begun.elapsed();
+        }
     }
 }
 

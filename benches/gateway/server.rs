@@ -160,13 +160,23 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Ends it and its engine; its models stay until it is dropped.
+    pub fn stop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default());
         // Two signals: what runs need not finish.
         let _ = kill(pid, Signal::SIGTERM);
         std::thread::sleep(Duration::from_millis(20));
         let _ = kill(pid, Signal::SIGTERM);
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
