@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod doors;
+mod ebb;
 mod engines;
 mod keep_alives;
 mod keys;
@@ -202,6 +203,8 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
     if let Some(keys) = &keys {
         tokio::spawn(keys.clone().watch());
     }
+    let (counted, leased) = (app.metrics.clone(), scheduler.clone());
+    tokio::spawn(ebb::watch(move || counted.connections() + leased.snapshot().requests()));
     let reload = Arc::new(Reload {
         started: config,
         shares,

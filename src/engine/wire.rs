@@ -4,6 +4,8 @@
 //! that is two more wake-ups, and tokens that arrive together leave one by one. Here one read takes all that has come,
 //! however many chunks that is, in the task that writes to the client (docs/performance.md has the figures).
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -11,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 
 /// Most bytes taken by one read.
@@ -25,13 +27,18 @@ const SIZE_LINE_LIMIT: usize = 1 << 10;
 /// A body up to this size is sent together with its head.
 const SMALL_BODY: usize = 32 << 10;
 
+thread_local! {
+    /// Where a read puts what has come. Every thread has one for all of its connections: most of them wait, and those
+    /// thousands should cost nothing.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
 /// A connection between two requests, or on its way to an answer.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: UnixStream,
     /// What was read and not yet understood.
     unread: BytesMut,
-    buffer: Box<[u8]>,
 }
 
 /// The head of an answer.
@@ -69,13 +76,13 @@ pub(super) enum Chunk {
 impl Connection {
     pub(super) async fn open(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
-        Ok(Self { stream, unread: BytesMut::new(), buffer: vec![0; READ].into() })
+        Ok(Self { stream, unread: BytesMut::new() })
     }
 
     /// Whether a kept connection still stands. An engine says nothing unasked: bytes are as bad as the end.
     pub(super) fn stands(&mut self) -> bool {
         self.unread.is_empty()
-            && matches!(self.stream.try_read(&mut self.buffer), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            && matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends a request. `head` ends before the header that gives the body's length.
@@ -103,9 +110,8 @@ impl Connection {
             if self.unread.len() > HEAD_LIMIT {
                 return Err(invalid("the head of an answer is too long"));
             }
-            match self.stream.read(&mut self.buffer).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => self.unread.extend_from_slice(&self.buffer[..read]),
+            if poll_fn(|context| self.poll_read(context)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
@@ -123,14 +129,21 @@ impl Connection {
             if done || body.len() > before {
                 return Poll::Ready(Ok(done));
             }
-            let mut read = ReadBuf::new(&mut self.buffer);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
-            if read.filled().is_empty() {
+            if ready!(self.poll_read(context))? == 0 {
                 let whole = *framing == Framing::UntilClose;
                 return Poll::Ready(if whole { Ok(true) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
             }
-            self.unread.extend_from_slice(read.filled());
         }
+    }
+
+    /// Reads once; 0 at the end of the connection.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            self.unread.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
     }
 
     /// Whether nothing of an earlier answer is left to be read.

@@ -21,6 +21,7 @@
 mod command;
 mod fork;
 mod inherit;
+mod memory;
 mod processes;
 mod reap;
 mod run;
@@ -32,6 +33,7 @@ mod sys;
 
 pub use command::run_command;
 pub use inherit::inherited_listeners;
+pub use memory::give_back_memory;
 pub use reap::{Exit, OnExit};
 pub use run::{Init, Pulse, Signal, Stopper};
 pub use session::Session;

@@ -137,6 +137,15 @@ pub(super) fn signal_process(process: &OwnedFd, signal: i32) -> bool {
     unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, no_details, 0) == 0 }
 }
 
+/// Gives all whole pages of the allocator that hold nothing back to the kernel.
+pub(super) fn trim_heaps() {
+    // SAFETY: takes a number; the C library locks its heaps one after the other.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// The environment of this process entry by entry, exactly as it is, each with its closing NUL.
 /// Must be called while no other thread exists.
 pub(super) fn environment() -> Vec<Vec<u8>> {

@@ -22,6 +22,14 @@ pub struct Snapshot {
     pub drains: u64,
 }
 
+impl Snapshot {
+    /// Requests that engines work on, and those that wait for one.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.engines.iter().map(|engine| engine.leases + engine.waiting).sum()
+    }
+}
+
 /// The memory of one device at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSnapshot {

@@ -7,18 +7,12 @@
 //! has been there longest goes.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
-
-use super::patience::Patience;
 
 /// How long a connection that rests may take to make room: it only has to be told.
 const MAKING_ROOM: Duration = Duration::from_millis(50);
@@ -36,7 +30,7 @@ pub struct Crowd {
     most: usize,
     requests: Arc<Semaphore>,
     /// Those that rest and would make room, the one that has rested longest first.
-    resting: Arc<Notify>,
+    resting: Notify,
     lobby: Arc<Semaphore>,
     /// What makes those in the lobby go, the oldest first.
     waiting: Mutex<VecDeque<oneshot::Sender<()>>>,
@@ -78,7 +72,7 @@ impl Crowd {
             places: semaphore(connections),
             most: connections,
             requests: semaphore(requests),
-            resting: Arc::default(),
+            resting: Notify::new(),
             lobby: semaphore(lobby),
             waiting: Mutex::default(),
             told: Mutex::default(),
@@ -135,20 +129,9 @@ impl Crowd {
         }
     }
 
-    /// Waits until somebody needs the place of this connection, while it rests.
-    pub async fn needs_room(&self, patience: &Patience) {
-        let mut turn = pin!(None::<OwnedNotified>);
-        let mut rest = None;
-        poll_fn(|context| {
-            let now = patience.rests();
-            if rest != now {
-                rest = now;
-                // Goes to the end of the line; and when it was called at this very moment, the next one is.
-                turn.set(now.map(|_| self.resting.clone().notified_owned()));
-            }
-            turn.as_mut().as_pin_mut().map_or(Poll::Pending, |turn| turn.poll(context))
-        })
-        .await;
+    /// Waits until somebody needs the place of a connection that begins to rest now.
+    pub async fn needs_room(&self) {
+        self.resting.notified().await;
     }
 }
 

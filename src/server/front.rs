@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, EXPECT, HOST, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -137,6 +137,7 @@ impl Front {
         let draining = *self.phase.borrow() == Phase::Draining;
         let settings = self.settings();
         let (head, body) = request.into_parts();
+        let keeps_alive = keeps_alive(&head);
         let request_id = request_id::of(&head.headers);
         let client = trace(&head.headers);
         let open = self.watchers.tracer.as_ref().and_then(|tracer| tracer.open(client.as_ref()));
@@ -176,7 +177,8 @@ impl Front {
         let streams = matches!(reply.body(), api::Body::Stream(_));
         let headers = reply.headers_mut();
         headers.insert(SERVER, NAME);
-        if visitor.in_lobby {
+        // Before HTTP/1.1 only the end of the connection tells where a stream ends.
+        if visitor.in_lobby || !keeps_alive || (streams && head.version < Version::HTTP_11) {
             headers.insert(CONNECTION, CLOSE);
         }
         if streams {
@@ -192,7 +194,10 @@ impl Front {
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             headers.insert(request_id::HEADER, id);
         }
-        record.status = Some(reply.status());
+        if headers.contains_key(CONNECTION) {
+            record.patience.close();
+        }
+        record.status = Some(status);
         // Nobody asks for the body of an answer to HEAD.
         record.ended = head.method == Method::HEAD;
         reply.map(|body| Recorded::new(body, record))
@@ -461,6 +466,15 @@ fn trace(headers: &HeaderMap) -> Option<Trace> {
     let states = headers.get_all("tracestate").iter().map(|state| state.to_str().ok());
     let states: Option<Vec<&str>> = states.collect();
     Trace::read(parent.to_str().ok()?, states.map(|states| states.join(",")))
+}
+
+/// Whether the client wants to use its connection again (RFC 9112, section 9.3).
+fn keeps_alive(head: &request::Parts) -> bool {
+    let says = |wanted: &str| {
+        let options = head.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        options.flat_map(|options| options.split(',')).any(|option| option.trim().eq_ignore_ascii_case(wanted))
+    };
+    !says("close") && (head.version >= Version::HTTP_11 || says("keep-alive"))
 }
 
 /// The formats that a client takes, all headers together (RFC 9110, section 5.3).

@@ -1,23 +1,29 @@
-//! How long a client may take to send a head, and to take what it is sent.  hyper has one time for that and for resting between two requests; a head
-//! should take seconds, but clients that keep their connection for later must not lose it after seconds.
+//! How long a client may take to send a head, and to take what it is sent; and whether its connection rests, where it may
+//! take much longer. hyper would have one time for both.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 /// How far the requests of a connection are; shared by the connection and the request on it.
 #[derive(Debug, Default)]
 pub struct Patience {
     begun: AtomicUsize,
     ended: AtomicUsize,
-    /// Number of the rest that it takes; 0 while it does not.
-    rests: AtomicUsize,
+    /// One more than the requests that had ended when something of the next head came; 0 before the first one, where there
+    /// is no hurry.
+    hurry: AtomicUsize,
+    /// Whether something waits to be taken.
+    stalled: AtomicBool,
+    /// Whether the last answer said that the connection is closed after it.
+    closes: AtomicBool,
 }
 
 impl Patience {
@@ -26,58 +32,104 @@ impl Patience {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number of its rest, if a request has been answered and nothing of the next one has come.
-    pub fn rests(&self) -> Option<usize> {
-        Some(self.rests.load(Ordering::Relaxed)).filter(|rest| *rest > 0)
+    /// Whether any head has been read.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) > 0
     }
 
     /// Notes that its answer has ended.
     pub fn end(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Notes that the connection is closed after the answer that begins now.
+    pub fn close(&self) {
+        self.closes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is to be read or written for now: all requests have been answered, and nothing more has come.
+    pub fn rests(&self) -> bool {
+        let may_rest = !self.stalled.load(Ordering::Relaxed) && !self.closes.load(Ordering::Relaxed);
+        may_rest && self.all_ended().is_some_and(|ended| !self.is_hurried(ended))
+    }
+
+    /// How many have ended, if none is being answered.
+    fn all_ended(&self) -> Option<usize> {
+        let ended = self.ended.load(Ordering::Relaxed);
+        (self.begun.load(Ordering::Relaxed) == ended).then_some(ended)
+    }
+
+    fn is_hurried(&self, ended: usize) -> bool {
+        self.hurry.load(Ordering::Relaxed) == ended + 1
+    }
+
+    fn hurry(&self, ended: usize) {
+        self.hurry.store(ended + 1, Ordering::Relaxed);
+    }
+}
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// To send a head, once it has begun.
+    pub head: Duration,
+    /// To take some of what waits for it.
+    pub stall: Duration,
 }
 
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its client has begun a head and does not finish it, or does
 /// not read what it is sent: the kernel's buffers and hyper's are full then, and its request holds a place that others wait for.
+///
+/// Its timers exist only while they count, which for nearly all connections is never.
 pub struct Patient<S> {
     stream: S,
+    /// What was read before, and comes first.
+    unread: Bytes,
     patience: Arc<Patience>,
-    /// How long a head may take.
-    time: Duration,
-    deadline: Pin<Box<Sleep>>,
-    /// Whether the deadline counts.
-    hurried: bool,
-    /// Requests that had ended when that was decided.
-    ended: usize,
-    /// How long a client may take nothing of what waits for it.
-    stall_time: Duration,
-    stall: Pin<Box<Sleep>>,
-    /// Whether something waits, so that this deadline counts.
-    stalled: bool,
+    times: Times,
+    /// There while a head has to come in time.
+    head: Option<Pin<Box<Sleep>>>,
+    /// There while something waits to be taken.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    /// The time for the first head begins at once.
-    pub fn new(stream: S, patience: Arc<Patience>, time: Duration, stall_time: Duration) -> Self {
-        let (deadline, stall) = (Box::pin(sleep(time)), Box::pin(sleep(stall_time)));
-        Self { stream, patience, time, deadline, hurried: true, ended: 0, stall_time, stall, stalled: false }
+    /// The time for a head begins with its first byte.
+    pub fn new(stream: S, patience: Arc<Patience>, times: Times) -> Self {
+        Self { stream, unread: Bytes::new(), patience, times, head: None, stall: None }
+    }
+
+    /// Puts back what was read too much.
+    pub fn put_back(&mut self, unread: Bytes) {
+        self.unread = unread;
+    }
+
+    /// The stream alone.
+    pub fn into_inner(self) -> S {
+        self.stream
     }
 
     /// What becomes of a write: one that cannot go on is given up after a while.
     fn within<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.patience.stalled.store(written.is_pending(), Ordering::Relaxed);
         if written.is_ready() {
-            self.stalled = false;
+            self.stall = None;
             return written;
         }
-        if !self.stalled {
-            self.stalled = true;
-            let deadline = Instant::now() + self.stall_time;
-            self.stall.as_mut().reset(deadline);
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(self.times.stall)));
+        stall.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Patient<S> {
+    fn read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
         }
-        if self.stall.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
+        let length = self.unread.len().min(buffer.remaining());
+        buffer.put_slice(&self.unread[..length]);
+        self.unread.advance(length);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -87,30 +139,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let ended = self.patience.ended.load(Ordering::Relaxed);
-        if self.patience.begun.load(Ordering::Relaxed) != ended {
+        let read = self.read(context, buffer);
+        let Some(ended) = self.patience.all_ended() else {
             // A request is being answered: no hurry.
+            self.head = None;
+            return read;
+        };
+        let hurried = self.patience.is_hurried(ended);
+        if read.is_ready() && !hurried {
+            self.patience.hurry(ended);
+            self.head = None;
+        }
+        if read.is_ready() || !hurried {
             return read;
         }
-        if ended != self.ended {
-            // The last request is over; the next may take its time to begin.
-            (self.ended, self.hurried) = (ended, false);
-        }
-        let rest = if read.is_pending() && !self.hurried { ended } else { 0 };
-        self.patience.rests.store(rest, Ordering::Relaxed);
-        if read.is_ready() {
-            if !self.hurried {
-                self.hurried = true;
-                let deadline = Instant::now() + self.time;
-                self.deadline.as_mut().reset(deadline);
-            }
-            return read;
-        }
-        if self.hurried && self.deadline.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        read
+        let time = self.times.head;
+        let head = self.head.get_or_insert_with(|| Box::pin(sleep(time)));
+        head.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -124,7 +169,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// Nothing while it rests: then hyper is done with it, but its client is not.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.patience.rests() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 

@@ -402,3 +402,60 @@ async fn pages_of_other_origins_are_kept_out() {
     let answer = server.ask(&ask("GET", "evil.example", "http://evil.example")).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
 }
+
+#[tokio::test]
+async fn what_is_left_of_a_request_is_not_taken_for_the_next_one() {
+    let server = Server::start(Settings::default()).await;
+    // Nobody reads the body of this one. What has come of it is passed over; what comes later cannot be told from another request.
+    let length = get("/hello").len();
+    let unread = format!("POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    let mut stream = server.connect().await;
+    stream.write_all(unread.as_bytes()).await.expect("sent");
+    let mut bytes = [0; 1024];
+    let read = timeout(SOON, stream.read(&mut bytes)).await.expect("in time").expect("an answer");
+    assert!(bytes[..read].starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&bytes[..read]));
+    // The write may fail, and the read too: the connection is closed.
+    let _ = stream.write_all(get("/hello").as_bytes()).await;
+    let mut rest = Vec::new();
+    let _ = timeout(SOON, stream.read_to_end(&mut rest)).await.expect("the connection ends");
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+}
+
+#[tokio::test]
+async fn requests_that_come_together_or_in_pieces_are_answered_one_after_another() {
+    let server = Server::start(Settings::default()).await;
+    let kept = get("/hello").replace("Connection: close\r\n", "");
+    let posted = post("/echo", "one").replace("Connection: close\r\n", "");
+    let all = format!("{kept}{posted}{kept}{}", post("/echo", "two"));
+    // Whole, in halves wherever they are cut, and with a rest between the halves.
+    for cut in (0..all.len()).step_by(7) {
+        let mut stream = server.connect().await;
+        let (first, second) = all.split_at(cut);
+        stream.write_all(first.as_bytes()).await.expect("sent");
+        if first.len() >= kept.len() {
+            let mut answer = [0; 16];
+            timeout(SOON, stream.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+        }
+        stream.write_all(second.as_bytes()).await.expect("sent");
+        let answers = read_to_end(&mut stream).await;
+        let order: Vec<_> =
+            ["hello", "one", "two"].iter().map(|text| answers.matches(&format!("\r\n\r\n{text}")).count()).collect();
+        assert_eq!(order, [2, 1, 1], "cut at {cut}: {answers}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_keeps_its_connection_where_it_asks_for_that() {
+    let server = Server::start(Settings::default()).await;
+    let old = "GET /hello HTTP/1.0\r\nHost: localhost\r\n";
+    let mut stream = server.connect().await;
+    for _ in 0..2 {
+        stream.write_all(format!("{old}Connection: Keep-Alive\r\n\r\n").as_bytes()).await.expect("sent");
+        let mut bytes = [0; 1024];
+        let read = timeout(SOON, stream.read(&mut bytes)).await.expect("in time").expect("an answer");
+        let answer = String::from_utf8_lossy(&bytes[..read]);
+        assert!(answer.ends_with("hello") && answer.contains("connection: keep-alive\r\n"), "{answer}");
+    }
+    stream.write_all(format!("{old}\r\n").as_bytes()).await.expect("sent");
+    assert!(read_to_end(&mut stream).await.ends_with("hello"));
+}

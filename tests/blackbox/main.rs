@@ -29,6 +29,7 @@ mod life;
 mod loading;
 mod logs;
 mod many;
+mod memory;
 mod metrics;
 mod models;
 mod openai;

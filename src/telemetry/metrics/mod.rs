@@ -76,6 +76,12 @@ impl Metrics {
         Connection(self.connections.clone())
     }
 
+    /// Connections that are open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        usize::try_from(self.connections.get()).unwrap_or_default()
+    }
+
     /// Counts a connection that could not be taken.
     pub fn connection_refused(&self) {
         self.refused.inc();
