@@ -54,7 +54,7 @@ const FIXED: [(&str, Shown); 15] = [
 
 /// Settings that hold at once, or from the next start of an engine on.
 const LIVE: [(&str, Shown); 20] = [
-    ("log", |config| config.log.clone()),
+    ("log", |config| config.log.to_string()),
     ("origins", |config| config.origins.join(",")),
     ("max-queue", |config| config.max_queue.to_string()),
     ("max-loaded-models", |config| config.max_loaded.to_string()),
@@ -110,10 +110,7 @@ impl Reload {
                 return;
             }
         };
-        if let Err(error) = logs::set_filter(&wanted.config.log) {
-            tracing::error!("the log filter '{}' cannot be used, and nothing changes: {error}", wanted.config.log);
-            return;
-        }
+        logs::set_filter(wanted.config.log.clone());
         let changed = differing(&LIVE, &self.wanted.borrow().config, &wanted.config);
         let fixed = differing(&FIXED, &self.started, &wanted.config);
         self.server.send_replace(Arc::new(server_settings(&wanted.config, self.keys.as_deref(), self.shares)));
