@@ -7,6 +7,7 @@ pub mod anthropic;
 pub mod ollama;
 pub mod openai;
 pub mod pass;
+pub mod stream;
 mod upload;
 
 use std::convert::Infallible;
