@@ -1,6 +1,9 @@
 //! The reference against the sources: `docs/api.md` and the OpenAPI document name every route and every field, no others,
 //! and every row of docs/api.md names tests that exist.
 
+#[path = "reference/links.rs"]
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
