@@ -153,4 +153,13 @@ mod tests {
         let all: BTreeSet<_> = config::SETTINGS.iter().map(|setting| setting.flag).chain(["models"]).collect();
         assert_eq!(known, all);
     }
+
+    #[test]
+    fn the_settings_that_wait_for_a_restart_are_those_that_the_document_names() {
+        let text = include_str!("../../../docs/configuration.md");
+        let (_, rest) = text.split_once("<!-- fixed -->").expect("the document marks them");
+        let (names, _) = rest.split_once("<!-- end of fixed -->").expect("and their end");
+        let names: Vec<&str> = names.split('`').skip(1).step_by(2).collect();
+        assert_eq!(names, FIXED.map(|(name, _)| name));
+    }
 }
