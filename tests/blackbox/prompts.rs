@@ -289,8 +289,35 @@ async fn a_gap_is_filled_by_a_model_that_has_the_marks_for_it() {
 }
 
 #[tokio::test]
+async fn openais_completions_fill_gaps_the_same_way() {
+    let vllama = filling().start().await;
+    let mut body = json!({"model": "smollm2:135m", "prompt": "def add(", "suffix": "return c", "stop": "\n\n"});
+    let answer = vllama.post("/v1/completions", &body).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let sent = vllama.engine_request().await["body"].clone();
+    assert_eq!(sent["prompt"], "<fim_prefix>def add(<fim_suffix>return c<fim_middle>");
+    assert_eq!((&sent["suffix"], &sent["skip_special_tokens"]), (&Value::Null, &json!(false)));
+    let ends = json!(["\n\n", "<|endoftext|>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>"]);
+    assert_eq!(sent["stop"], ends);
+    for (member, wrong) in [("prompt", json!(["a", "b"])), ("suffix", json!(1)), ("stop", json!({}))] {
+        let mut body = body.clone();
+        body[member] = wrong;
+        let answer = vllama.post("/v1/completions", &body).await;
+        assert_eq!(answer.status(), 400, "{member}: {}", answer.text());
+        assert!(answer.text().contains(&format!("`{member}` must be")), "{}", answer.text());
+    }
+    body["stop"] = Value::Null;
+    vllama.post("/v1/completions", &body).await;
+    assert_eq!(vllama.engine_request().await["body"]["stop"].as_array().map(Vec::len), Some(5));
+}
+
+#[tokio::test]
 async fn a_model_without_marks_fills_no_gap() {
     let vllama = Vllama::with_fake().start().await;
+    let openai = json!({"model": "smollm2:135m", "prompt": "def add(", "suffix": "return c"});
+    let answer = vllama.post("/v1/completions", &openai).await;
+    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.json()["error"]["message"], "\"smollm2:135m\" does not support insert");
     let mut body = generate("def add(", true);
     body["suffix"] = json!("return c");
     let expected = (400, "registry.ollama.ai/library/smollm2:135m does not support insert".to_owned());
