@@ -16,6 +16,7 @@ mod clients;
 mod deaths;
 mod embeddings;
 mod keys;
+mod kinds;
 mod leftovers;
 mod load;
 mod models;
@@ -96,12 +97,13 @@ fn main() -> ExitCode {
         default_model::import(&ground.venv, &ground.models);
     });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 10] = [
+    let groups: [(&str, Group); 11] = [
         ("plans", plans::run),
         ("answers", answers::run),
         ("tools", tools::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
+        ("kinds", kinds::run),
         ("clients", clients::run),
         ("keys", keys::run),
         ("prompts", prompts::run),
