@@ -1,7 +1,7 @@
 //! Models that see, hear, think, fill gaps and judge, with the real engine: tiny ones that `tests/support/checkpoints.py`
 //! makes, of the real families, whose words are known because they are written into their weights.
 //!
-//! One vllama serves all of them, one at a time.
+//! A vllama of their own serves all of them, one at a time, before the one that the other groups share.
 
 mod filling;
 mod hearing;
@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Request, Vllama, checkpoint};
 use crate::leftovers::leftovers;
+use crate::shared::Shared;
 use crate::{Ground, LOAD, Runner};
 
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, _: &mut Shared) {
     let start = async {
         let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state).arguments(&["serve", "--json"]);
         builder.env("OLLAMA_MAX_LOADED_MODELS", "1").env("VLLAMA_MIN_RESIDENCE", "0").start_listening().await
