@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde::Serialize;
 
+use super::refusals;
 use crate::api::{self, Refused, Reply};
 use crate::model::digest::{InvalidDigest, Sha256Digest};
 use crate::model::pull::PullError;
@@ -11,28 +12,6 @@ use crate::scheduler::{EngineGone, LeaseError};
 /// The sentence of a prompt that does not fit (ollama-api §6.9).
 const TOO_LONG: &str = "the prompt is longer than the context length currently available to the model; shorten the \
     prompt, adjust the context length in settings, or use a model with a longer context length";
-
-/// What the engine says of requests that a model cannot take, and how it is told: what, and what to do.
-const UNSUITABLE: [(&str, &str); 6] = [
-    ("is not a multimodal model", NO_SENSES),
-    ("unsupported multimodal content", NO_SENSES),
-    ("At most 0 ", NO_SENSES),
-    ("\"auto\" tool choice requires", NO_TOOL_PARSER),
-    (TOOLS_DISABLED, NO_TOOL_PARSER),
-    (
-        "default chat template is no longer allowed",
-        "this model has no chat template and only continues text; send the text to /api/generate with `raw`",
-    ),
-];
-
-const NO_SENSES: &str = "this model does not support images or sounds like these: it does not read them; send text only, \
-    or use a model with the capability vision or audio";
-
-const NO_TOOL_PARSER: &str = "this model does not support tools: its engine runs without a parser for tool calls; leave \
-    `tools` out, or use a model with the capability tools";
-
-/// How vLLM's Rust frontend says so, and with a 500.
-const TOOLS_DISABLED: &str = "tool parsing is disabled";
 
 /// Why a native request is not answered. `Display` is the text of `{"error":…}`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -280,9 +259,10 @@ impl ApiError {
             Self::TooLong
         } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             Self::Busy
-        } else if status.is_client_error() || text.contains(TOOLS_DISABLED) {
-            let told = UNSUITABLE.iter().find(|(engine, _)| text.contains(engine)).map_or(text, |(_, told)| told);
+        } else if let Some(told) = refusals::told(text, !status.is_client_error()) {
             Self::Refused(told.to_owned())
+        } else if status.is_client_error() {
+            Self::Refused(text.to_owned())
         } else if dead {
             Self::Gone
         } else {
@@ -400,13 +380,6 @@ mod tests {
             (404, r#"{"detail":"Not Found"}"#, refused("Not Found")),
             (400, r#"{"object":"error","message":"old shape"}"#, refused("old shape")),
             (400, "<html>", refused("the engine gave no reason")),
-            (400, r#"{"error":{"message":"m is not a multimodal model","code":400}}"#, refused(NO_SENSES)),
-            (400, r#"{"error":{"message":"At most 0 audio(s) may be provided in one prompt."}}"#, refused(NO_SENSES)),
-            (
-                500,
-                r#"{"error":{"message":"failed to submit chat request: tool parsing is disabled by frontend configuration","type":"server_error","param":null,"code":"server_error"}}"#,
-                refused(NO_TOOL_PARSER),
-            ),
             (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
             (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
             (

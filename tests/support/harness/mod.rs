@@ -1,6 +1,7 @@
 //! What the black-box tests stand on: a vllama of their own with the fake engine under it, and an HTTP client that
 //! sees how an answer arrives.
 
+pub mod checkpoint;
 pub mod client;
 pub mod default_model;
 pub mod embedder;

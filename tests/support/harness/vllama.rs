@@ -185,6 +185,10 @@ impl Vllama {
             .env("VLLAMA_ENGINE", &venv.join("bin/vllm").to_string_lossy())
             .env("VLLAMA_MODELS", &models.to_string_lossy())
             .env("VLLAMA_STATE", &state.to_string_lossy());
+        // The same tests with vLLM's other frontend (decision 0031).
+        if let Ok(frontend) = std::env::var("VLLAMA_ENGINE_FRONTEND") {
+            builder = builder.env("VLLAMA_ENGINE_FRONTEND", &frontend);
+        }
         builder.start_limit = Duration::from_secs(400);
         builder
     }
