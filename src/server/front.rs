@@ -124,14 +124,14 @@ impl Front {
         &self.running
     }
 
-    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it.
+    /// Answers a request that `patience` knows to have begun. Dropping the future, or the body of the answer, stops all work
+    /// on it.
     pub async fn answer(
         &self,
         request: Request<Incoming>,
         patience: Arc<Patience>,
         visitor: Visitor,
     ) -> Response<Recorded> {
-        patience.begin();
         // Counted first: whoever waits for none after the phase has changed then misses no request.
         let run = self.running.begin();
         let draining = *self.phase.borrow() == Phase::Draining;
@@ -170,7 +170,7 @@ impl Front {
             patience: prefer::wait(&head.headers).or(settings.patience),
             facts,
         };
-        let asked = Asked { head: &head, body, call, settings: &settings, visitor };
+        let asked = Asked { head: &head, body, call, settings: &settings, visitor, patience: &record.patience };
         let mut reply = self.admit(asked, &mut record.holds).instrument(span).await;
         let status = reply.status();
         let streams = matches!(reply.body(), api::Body::Stream(_));
@@ -201,7 +201,17 @@ impl Front {
     /// Host and origin first: a page that may not ask must not cause anything either.
     async fn admit(&self, asked: Asked<'_>, holds: &mut Holds) -> Reply {
         let Asked { head, settings, visitor, .. } = asked;
-        let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
+        let mut names = head.headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+        let (first, second) = (names.next(), names.next());
+        if second.is_some() {
+            // Whoever looked at the other one before us must not be deceived (RFC 9112, section 3.2).
+            let mut reply =
+                api::whole(StatusCode::BAD_REQUEST, "text/plain", "400 bad request: more than one Host header");
+            reply.headers_mut().insert(CONNECTION, CLOSE);
+            return reply;
+        }
+        // A whole URL in the first line counts more than the header (RFC 9112, section 3.2.2).
+        let named = head.uri.authority().map_or(first.unwrap_or_default(), http::uri::Authority::host);
         if visitor.local && !host::is_ours(named, settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }
@@ -351,7 +361,7 @@ impl Front {
     async fn call(&self, entry: &Entry, asked: Asked<'_>) -> Reply {
         let has_body = asked.has_body();
         let asks_first = asked.asks_first();
-        let Asked { head, body, mut call, settings, .. } = asked;
+        let Asked { head, body, mut call, settings, patience, .. } = asked;
         call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
         let Settings { body_limit, upload_limit, body_timeout, .. } = *settings;
         // Counts until the handler has made of it what it needs.
@@ -374,6 +384,9 @@ impl Front {
                 call.upload = Upload::new(Bounded::new(body, upload_limit, body_timeout), asks_first);
             }
             Intake::Whole | Intake::Unpacked | Intake::Stream => {}
+        }
+        if entry.intake != Intake::Stream && !api::ends_with_its_client(entry.path) {
+            patience.outlast();
         }
         if entry.intake == Intake::Unpacked {
             match encoding::unpacked(&head.headers, std::mem::take(&mut call.body)).await {
@@ -414,6 +427,7 @@ struct Asked<'a> {
     call: Call,
     settings: &'a Settings,
     visitor: Visitor,
+    patience: &'a Patience,
 }
 
 impl Asked<'_> {
