@@ -76,7 +76,8 @@ pub fn parse(
         environment.into_iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
+            ollama::explain_verb(&mut error);
             let code = if error.use_stderr() { 2 } else { 0 };
             return Ok(Verb::Print { text: error.render().to_string(), code });
         }
@@ -176,7 +177,7 @@ fn config(matches: &ArgMatches, mut environment: HashMap<String, String>) -> Res
             .collect(),
         json_logs,
         colour: variable("NO_COLOR").is_none(),
-        log: values.text("log").unwrap_or_else(|| level.to_owned()),
+        log: values.log(level)?,
         voice: match (matches.get_flag("json"), quiet) {
             (true, _) => Voice::Json,
             (false, true) => Voice::Quiet,

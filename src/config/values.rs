@@ -13,6 +13,9 @@ use crate::model::plan::FrontendWish;
 /// More than a hundred years, and small enough to be added to any moment.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// What may be logged, from nothing to everything.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// The values of all settings, as text.
 pub(super) struct Values<'a> {
     pub matches: &'a ArgMatches,
@@ -57,6 +60,21 @@ impl Values<'_> {
     pub(super) fn frontend(&self) -> Result<FrontendWish, ConfigError> {
         let Some((value, place)) = self.find("engine-frontend") else { return Ok(FrontendWish::default()) };
         value.parse().map_err(|error| ConfigError(format!("{place}: {error}")))
+    }
+
+    /// Which lines are logged: levels, for all or for one target.
+    pub(super) fn log(&self, default: &str) -> Result<String, ConfigError> {
+        let Some((value, place)) = self.find("log") else { return Ok(default.to_owned()) };
+        // A lone word that is no level would be taken for a target, and all others be silent.
+        let level = |part: &&str| part.rsplit_once('=').map_or(*part, |(_, level)| level).trim().to_ascii_lowercase();
+        let wrong = value.split(',').find(|part| !LEVELS.contains(&level(part).as_str()));
+        match wrong {
+            None => Ok(value),
+            Some(wrong) => Err(ConfigError(format!(
+                "{place}: '{wrong}' names no level; there are {}, for all or for one target: info,vllm=debug",
+                LEVELS.join(", ")
+            ))),
+        }
     }
 
     /// Words as a shell splits them: quotes keep blanks.
