@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use tracing_subscriber::filter::{ParseError, Targets};
 
 use super::file::File;
 use super::{ConfigError, SETTINGS, ollama};
@@ -56,25 +57,25 @@ impl Values<'_> {
             .map_err(|_| ConfigError(format!("{place}: '{value}' is no whole number; give one such as 64")))
     }
 
+    /// A level, or targets with levels.
+    pub(super) fn log_filter(&self) -> Result<Option<Targets>, ConfigError> {
+        let Some((value, place)) = self.find("log") else { return Ok(None) };
+        let no_filter = |why: String| {
+            let fix = "give a level such as info, or levels per target such as info,vllm=debug";
+            ConfigError(format!("{place}: '{value}' is no log filter: {why}; {fix}"))
+        };
+        // A lone word that is no level would be taken for a target, and all others be silent.
+        let level = |part: &&str| part.rsplit_once('=').map_or(*part, |(_, level)| level).trim().to_ascii_lowercase();
+        if let Some(wrong) = value.split(',').find(|part| !LEVELS.contains(&level(part).as_str())) {
+            return Err(no_filter(format!("'{wrong}' names no level, which are {}", LEVELS.join(", "))));
+        }
+        value.parse().map(Some).map_err(|error: ParseError| no_filter(error.to_string()))
+    }
+
     /// Which of the engine's frontends answers.
     pub(super) fn frontend(&self) -> Result<FrontendWish, ConfigError> {
         let Some((value, place)) = self.find("engine-frontend") else { return Ok(FrontendWish::default()) };
         value.parse().map_err(|error| ConfigError(format!("{place}: {error}")))
-    }
-
-    /// Which lines are logged: levels, for all or for one target.
-    pub(super) fn log(&self, default: &str) -> Result<String, ConfigError> {
-        let Some((value, place)) = self.find("log") else { return Ok(default.to_owned()) };
-        // A lone word that is no level would be taken for a target, and all others be silent.
-        let level = |part: &&str| part.rsplit_once('=').map_or(*part, |(_, level)| level).trim().to_ascii_lowercase();
-        let wrong = value.split(',').find(|part| !LEVELS.contains(&level(part).as_str()));
-        match wrong {
-            None => Ok(value),
-            Some(wrong) => Err(ConfigError(format!(
-                "{place}: '{wrong}' names no level; there are {}, for all or for one target: info,vllm=debug",
-                LEVELS.join(", ")
-            ))),
-        }
     }
 
     /// Words as a shell splits them: quotes keep blanks.
