@@ -31,6 +31,7 @@ pub mod messages;
 pub mod names;
 pub mod options;
 pub mod order;
+mod path;
 pub mod pattern;
 pub mod prelude;
 pub mod progress;

@@ -444,7 +444,7 @@ pub fn known_model(engine: &Engine, body: &Value) -> Result<String, Refusal> {
     let names = &engine.arguments.served_names;
     match &body["model"] {
         Value::Null => Ok(names[0].clone()),
-        Value::String(name) if names.contains(name) => Ok(name.clone()),
+        Value::String(name) if engine.arguments.serves(name) => Ok(name.clone()),
         Value::String(name) => {
             let message = format!("The model `{name}` does not exist. Valid aliases: {}.", names.join(", "));
             Err(Refusal::new(404, "NotFoundError", message).about("model"))
