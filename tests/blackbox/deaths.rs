@@ -15,15 +15,32 @@ fn assert_ends_with_error(lines: &[Value]) {
     assert_eq!(last.as_object().map(serde_json::Map::len), Some(1), "{last}");
 }
 
+/// Asks for a stream in which a fault comes after a word has reached the client, however busy the machine is. The vllama
+/// was built with phases.
+async fn stream_with_fault(vllama: &Vllama, request: &Request) -> Answer {
+    vllama.phases().hold("fault");
+    let mut exchange = vllama.client.send(request).await.expect("a request on its way");
+    let head = exchange.head().await.expect("a head");
+    let mut pieces = vec![exchange.piece().await.expect("a piece").expect("a word before the fault")];
+    vllama.phases().release("fault");
+    while let Some(piece) = exchange.piece().await.expect("a piece") {
+        pieces.push(piece);
+    }
+    Answer { head, pieces }
+}
+
 #[tokio::test]
 async fn an_error_in_the_middle_of_a_stream_is_its_last_line() {
-    let vllama = Vllama::with_fake().start().await;
+    let vllama = Vllama::with_fake().with_phases().start().await;
     for fault in ["error-midstream", "abort-stream", "cut", "no-done"] {
-        let answer = vllama.chat_stream(&format!("FAKE:{fault} 3")).await;
-        assert_eq!(answer.status(), 200, "{fault}");
-        assert_ends_with_error(&answer.lines());
-        let answer = vllama.post("/api/generate", &generate(&format!("FAKE:{fault} 3"), true)).await;
-        assert_ends_with_error(&answer.lines());
+        let prompt = format!("FAKE:{fault} 3");
+        for request in
+            [Request::post("/api/chat", &chat(&prompt, true)), Request::post("/api/generate", &generate(&prompt, true))]
+        {
+            let answer = stream_with_fault(&vllama, &request).await;
+            assert_eq!(answer.status(), 200, "{fault}");
+            assert_ends_with_error(&answer.lines());
+        }
     }
     assert_eq!(vllama.health().await["engine"]["generation"], 1, "none of that is a death");
     assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3");
@@ -55,9 +72,9 @@ async fn an_error_before_the_first_word_has_a_status_of_its_own() {
 #[tokio::test]
 async fn an_engine_that_dies_in_the_middle_of_a_stream_is_started_again() {
     for fault in ["exit0", "exit1", "kill9", "kill-core"] {
-        let vllama = Vllama::with_fake().start().await;
-        let answer = vllama.chat_stream(&format!("FAKE:{fault} 4")).await;
-        assert_ends_with_error(&answer.lines());
+        let vllama = Vllama::with_fake().with_phases().start().await;
+        let request = Request::post("/api/chat", &chat(&format!("FAKE:{fault} 4"), true));
+        assert_ends_with_error(&stream_with_fault(&vllama, &request).await.lines());
         // A leader without core lives on for a moment and answers 500.
         let health = vllama.generation(2).await;
         assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3", "{fault}");
