@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::core::EngineId;
 use super::held::hopeless;
@@ -28,6 +28,8 @@ pub struct Lease {
     pub(super) served_name: Arc<str>,
     /// Times a request may be asked again after a death.
     pub(super) replays: u32,
+    /// How long a request may wait for the next engine when this one dies; `None` = as long as it takes.
+    pub(super) patience: Option<Duration>,
     pub(super) suspects: Arc<Suspects>,
     /// Counts the requests that were asked again.
     pub(super) replayed: Arc<AtomicU64>,
@@ -53,10 +55,12 @@ impl Lease {
     /// (vllm-engine §3.5).
     ///
     /// An engine may die meanwhile. A request that did not reach it waits for the next generation; one that did, and has
-    /// no byte of its answer yet, is asked again there, at most as often as the operator allows (issue 5).
+    /// no byte of its answer yet, is asked again there, at most as often as the operator allows (issue 5). It waits for
+    /// that no longer than it is willing to.
     ///
     /// # Errors
-    /// [`EngineGone`] when the engine hung up without an answer, does not come back, or has died of the request.
+    /// [`EngineGone`] when the engine hung up without an answer, does not come back, or not in time, or has died of the
+    /// request.
     pub async fn post(
         &self,
         path: &'static str,
@@ -71,8 +75,11 @@ impl Lease {
         let mut dead = None;
         let mut deaths = 0;
         let mut turn = None;
+        let mut patience = self.patience;
         loop {
-            let (client, generation) = self.client_after(dead).await?;
+            let began_to_wait = Instant::now();
+            let (client, generation) = self.client_after(dead, patience).await?;
+            patience = patience.map(|patience| patience.saturating_sub(began_to_wait.elapsed()));
             let asking = begin(&client, path, content.clone(), origin);
             let (answer, own_turn) = in_turn(asking, turn.take()).await;
             let gone = match answer {
@@ -121,20 +128,36 @@ impl Lease {
         shown.is_ok_and(|status| status.is_ok())
     }
 
-    /// The client of the first generation that is not `dead`, and its number.
-    async fn client_after(&self, dead: Option<u64>) -> Result<(Client, u64), EngineGone> {
+    /// The client of the first generation that is not `dead`, and its number. Ends as soon as it is known that this would take
+    /// longer than `patience`, and at the latest when that is over.
+    async fn client_after(&self, dead: Option<u64>, patience: Option<Duration>) -> Result<(Client, u64), EngineGone> {
         let mut engine = self.engine.clone();
-        let is_down = |status: &Status| status.state == State::Stopped || hopeless(status).is_some();
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         let is_up = |status: &Status| status.client.is_some() && Some(status.generation) != dead;
-        // An error means that the engine's task is gone, and with it the engine.
-        let status = engine.wait_for(|status| is_up(status) || is_down(status)).await;
-        let status = status.map_err(|_| EngineGone::Unreached)?;
-        status
-            .client
-            .clone()
-            .filter(|_| is_up(&status))
-            .map(|client| (client, status.generation))
-            .ok_or(EngineGone::Unreached)
+        let is_down = |status: &Status| status.state == State::Stopped || hopeless(status).is_some();
+        let comes_late = |status: &Status| {
+            let now = Instant::now();
+            until.zip(status.ready_in(now)).is_some_and(|(until, wait)| now + wait > until)
+        };
+        let news = engine.wait_for(|status| is_up(status) || is_down(status) || comes_late(status));
+        let waited = async {
+            match until {
+                Some(until) => timeout_at(until.into(), news).await.ok(),
+                None => Some(news.await),
+            }
+        };
+        if let Some(status) = waited.await {
+            // An error means that the engine's task is gone, and with it the engine.
+            let status = status.map_err(|_| EngineGone::Unreached)?;
+            if is_up(&status) {
+                return status.client.clone().map(|client| (client, status.generation)).ok_or(EngineGone::Unreached);
+            }
+            if is_down(&status) {
+                return Err(EngineGone::Unreached);
+            }
+        }
+        let retry_after = self.engine.borrow().ready_in(Instant::now()).unwrap_or_default();
+        Err(EngineGone::TooSlow { retry_after })
     }
 }
 
@@ -174,7 +197,7 @@ async fn begin(
         Ok((answer, false)) => Ok(answer),
         Ok((answer, true)) => Err(Gone::Hollow(Box::new(answer))),
         Err(EngineGone::Unreached) => Err(Gone::Unreached),
-        Err(EngineGone::HungUp | EngineGone::Poisoned) => Err(Gone::HungUp),
+        Err(_) => Err(Gone::HungUp),
     }
 }
 

@@ -120,6 +120,30 @@ async fn who_has_no_answer_yet_gets_it_from_the_next_engine() {
 }
 
 #[tokio::test]
+async fn who_says_how_long_he_waits_does_not_wait_longer_for_the_next_engine() {
+    let vllama = Vllama::with_fake().with_phases().env("FAKE_VLLM_FIRST_TOKEN_MS", "400").start().await;
+    let ask = |prefer: &str| Request::post("/api/chat", &chat("FAKE:count 3", false)).header("Prefer", prefer);
+    let mut asking = Vec::new();
+    for prefer in ["wait=0", "wait=1", "respond-async"] {
+        asking.push(vllama.client.send(&ask(prefer)).await.expect("a request on its way"));
+    }
+    vllama.engine_runs(3).await;
+    // By what is known the next engine is there in less than a second; but it does not come.
+    vllama.phases().hold("import");
+    processes::signal(vllama.process("fake-vllm").pid, Signal::SIGKILL);
+    for exchange in &mut asking[..2] {
+        let answer = exchange.answer().await.expect("an answer while no engine is there");
+        assert_eq!(answer.status(), 503, "{}", answer.text());
+        assert!(answer.error().starts_with("the engine died before it answered"), "{}", answer.error());
+        assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{answer:?}");
+    }
+    vllama.phases().reached("import").await;
+    vllama.phases().release("import");
+    let answer = asking[2].answer().await.expect("an answer");
+    assert_eq!((answer.status(), answer.json()["message"]["content"].as_str()), (200, Some("1 2 3")), "he waits");
+}
+
+#[tokio::test]
 async fn a_request_that_kills_engines_is_found_out_and_takes_nobody_with_it() {
     let vllama = Vllama::with_fake().env("FAKE_VLLM_FIRST_TOKEN_MS", "200").start().await;
     let crowd = crowd(&vllama, 6).await;
