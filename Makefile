@@ -107,6 +107,10 @@ bench: build ## the gateway's cost beside the direct line to the engine
 	@cargo bench --locked --bench chunk
 	@cargo bench --locked --bench gateway
 
+.PHONY: start-times
+start-times: ## how long the image NAME takes to be ready, beside vLLM alone in it
+	@python3 tests/container/starts.py $(NAME) '$(IMAGE_OPTIONS)'
+
 .PHONY: lint
 lint: ## formatting and lints
 	@cargo fmt --check

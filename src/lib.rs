@@ -18,6 +18,7 @@ pub mod access;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod gpu;
 pub mod init;

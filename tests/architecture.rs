@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, and the rooms each may look into. `cli` puts everything together.
 const MAY_KNOW: &[(&str, &[&str])] = &[
-    ("cli", &["access", "api", "config", "engine", "gpu", "init", "model", "scheduler", "server", "telemetry"]),
+    ("cli", &["access", "api", "config", "disk", "engine", "gpu", "init", "model", "scheduler", "server", "telemetry"]),
     ("config", &["access", "model"]),
     ("server", &["access", "api", "telemetry"]),
     ("api", &["access", "scheduler", "model", "telemetry"]),
-    ("access", &["model"]),
-    ("scheduler", &["engine", "model", "gpu"]),
+    ("access", &["disk", "model"]),
+    ("scheduler", &["disk", "engine", "model", "gpu"]),
     ("engine", &["init", "model"]),
     ("gpu", &["init"]),
     ("telemetry", &["scheduler", "model", "gpu"]),
-    ("model", &["init"]),
+    ("model", &["disk", "init"]),
+    ("disk", &[]),
     ("init", &[]),
 ];
 

@@ -1,6 +1,9 @@
 //! The reference against the sources: `docs/api.md` and the OpenAPI document name every route and every field, no others,
 //! and every row of docs/api.md names tests that exist.
 
+#[path = "reference/links.rs"]
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -220,21 +223,41 @@ fn table_of_metrics() -> String {
     table
 }
 
-/// `VLLAMA_BLESS=1 cargo test --test reference` writes the table anew.
+/// The table of docs/configuration.md, as the code has it.
+fn table_of_settings() -> String {
+    let mut table = "| flag | variables | default | what it does |\n|---|---|---|---|\n".to_owned();
+    for setting in SETTINGS {
+        let variables: Vec<_> = setting.variables.iter().map(|variable| format!("`{variable}`")).collect();
+        let value = if setting.value.is_empty() { String::new() } else { format!(" {}", setting.value) };
+        let default = setting.default.replace('<', "&lt;");
+        table +=
+            &format!("| `--{}{value}` | {} | {default} | {} |\n", setting.flag, variables.join(", "), setting.help);
+    }
+    table
+}
+
+/// `VLLAMA_BLESS=1 cargo test --test reference` writes the tables anew.
+fn has_the_table(path: &str, table: &str) {
+    let text = read(path);
+    let marked = text.split_once("<!-- table -->\n").and_then(|(before, rest)| {
+        let (_, after) = rest.split_once("<!-- end of table -->")?;
+        Some(format!("{before}<!-- table -->\n{table}<!-- end of table -->{after}"))
+    });
+    let expected = marked.unwrap_or_else(|| panic!("{path} marks its table and the end of it"));
+    if std::env::var_os("VLLAMA_BLESS").is_some() {
+        std::fs::write(root().join(path), &expected).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+    assert!(read(path) == expected, "{path} is behind the code; VLLAMA_BLESS=1 cargo test --test reference writes it");
+}
+
 #[test]
 fn the_table_of_metrics_in_the_reference_is_that_of_the_code() {
-    let path = "docs/metrics.md";
-    let text = read(path);
-    let (before, rest) = text.split_once("<!-- table -->\n").expect("docs/metrics.md marks its table");
-    let (_, after) = rest.split_once("<!-- end of table -->").expect("docs/metrics.md marks the end of its table");
-    let expected = format!("{before}<!-- table -->\n{}<!-- end of table -->{after}", table_of_metrics());
-    if std::env::var_os("VLLAMA_BLESS").is_some() {
-        std::fs::write(root().join(path), &expected).expect("docs/metrics.md is written");
-    }
-    assert!(
-        read(path) == expected,
-        "docs/metrics.md is behind the code; VLLAMA_BLESS=1 cargo test --test reference writes it"
-    );
+    has_the_table("docs/metrics.md", &table_of_metrics());
+}
+
+#[test]
+fn the_table_of_settings_in_the_reference_is_that_of_the_code() {
+    has_the_table("docs/configuration.md", &table_of_settings());
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl Bare {
     /// Starts it and waits until it takes connections.
     pub async fn start(&self) -> Running {
         let begun = Instant::now();
-        let engine = Running(
+        let mut engine = Running(
             Command::new(&self.arguments[0])
                 .args(&self.arguments[1..])
                 .env_clear()
@@ -105,6 +105,7 @@ impl Bare {
         );
         while UnixStream::connect(&self.socket).await.is_err() {
             assert!(begun.elapsed() < LOAD, "a bare engine gets ready");
+            assert!(matches!(engine.0.try_wait(), Ok(None)), "a bare engine does not end in its start");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         engine

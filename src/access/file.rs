@@ -1,8 +1,8 @@
 //! The key file: JSON, for its owner's eyes, written whole by a rename. Holds digests, never keys.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ use super::key::KeyName;
 use super::limits::Limits;
 use super::scope::Scope;
 use super::secret::{Digest, Secret};
+use crate::disk::{self, Lasting};
 
 /// Largest key file, in bytes.
 const LIMIT: u64 = 16 << 20;
@@ -169,25 +170,14 @@ impl KeyFile {
         let _lock = Flock::lock(File::open(directory)?, FlockArg::LockExclusive)
             .map_err(|(_, error)| io::Error::from(error))?;
         let Some(keys) = change(self.read()?)? else { return Ok(false) };
-        self.write(directory, &Content { keys })?;
+        self.write(&Content { keys })?;
         Ok(true)
     }
 
-    fn write(&self, directory: &Path, content: &Content) -> io::Result<()> {
+    fn write(&self, content: &Content) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(content)?;
         text.push(b'\n');
-        let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let unfinished = directory.join(format!(".{name}.new"));
-        // One that a crash left behind may be readable for others.
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &self.0)?;
-        File::open(directory)?.sync_all()
+        disk::replace(&self.0, &text, 0o600, Lasting::Synced)
     }
 }
 
@@ -197,6 +187,7 @@ fn now() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

@@ -7,6 +7,7 @@ pub mod anthropic;
 pub mod ollama;
 pub mod openai;
 pub mod pass;
+pub mod stream;
 mod upload;
 
 use std::convert::Infallible;
@@ -74,7 +75,20 @@ impl App {
     /// The installed models that a request may see, newest first.
     #[must_use]
     pub fn visible(&self, grant: &Grant) -> Vec<Arc<Installed>> {
-        self.store.list().iter().filter(|model| grant.allows(&model.name)).cloned().collect()
+        let seen = self.store.list().into_iter().filter(|model| grant.allows(&model.name));
+        seen.map(|model| self.as_served(model)).collect()
+    }
+
+    /// The installed model of this name, as its engine serves it.
+    #[must_use]
+    pub fn find(&self, name: &ModelName) -> Option<Arc<Installed>> {
+        self.store.find(name).map(|model| self.as_served(model))
+    }
+
+    /// The model without what its engine cannot do, though the checkpoint could.
+    fn as_served(&self, model: Arc<Installed>) -> Arc<Installed> {
+        let given_up = self.scheduler.given_up(&model);
+        model.read_like(given_up)
     }
 
     /// What waits and what runs, for people on call.

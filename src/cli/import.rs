@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::problem::Problem;
 use super::progress::Progress;
@@ -14,7 +15,8 @@ use crate::init::{Exit, Init, Spawner};
 use crate::model::directory::Directory;
 use crate::model::python::{IMPORT_GGUF, Python};
 use crate::model::source::SourceError;
-use crate::model::{ModelName, Source, Staging, Store};
+use crate::model::store::{Checkpoint, Draft};
+use crate::model::{ModelName, Overlay, Source, Staging, Store};
 
 /// What the script says.
 #[derive(Deserialize)]
@@ -34,8 +36,8 @@ pub(super) struct Order<'a> {
     pub name: &'a ModelName,
     /// Leave an installed model of that name alone.
     pub if_missing: bool,
-    /// Sampling defaults, by their names in `generation_config.json`.
-    pub parameters: &'a [(&'static str, f64)],
+    /// Parameters of the model, by Ollama's names.
+    pub parameters: &'a Map<String, Value>,
     /// Store, engine and voice.
     pub config: &'a Config,
 }
@@ -92,8 +94,10 @@ fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
         convert(order, &file, &staging, spawner, &progress)?
     };
     progress.say("checking and installing");
-    write_parameters(staging.directory(), parameters).map_err(cannot_store)?;
-    let model = store.install(staging, name, source).map_err(cannot_store)?;
+    // Beside the checkpoint and not in it, so that the same file is the same checkpoint whatever goes with it.
+    let overlay = Overlay { parameters: parameters.clone(), ..Overlay::default() };
+    let draft = Draft { checkpoint: Checkpoint::Built(staging, source), overlay, adapter: None };
+    let model = store.prepare(draft).and_then(|prepared| store.publish(prepared, name)).map_err(cannot_store)?;
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let megabytes = model.manifest.size as f64 / 1e6;
     progress.event(&serde_json::json!({"event": "installed", "model": name.display(), "bytes": model.manifest.size}));
@@ -143,40 +147,5 @@ fn convert(
             let why = format!("the import ended without a result ({exit:?}) {said}");
             Err(Problem::new(what, why, "check that memory and disk suffice, then try again"))
         }
-    }
-}
-
-/// Puts sampling defaults beside those the file brought along.
-fn write_parameters(checkpoint: &Path, parameters: &[(&str, f64)]) -> std::io::Result<()> {
-    if parameters.is_empty() {
-        return Ok(());
-    }
-    let file = checkpoint.join("generation_config.json");
-    let mut values: serde_json::Map<String, serde_json::Value> = match std::fs::read(&file) {
-        Ok(text) => serde_json::from_slice(&text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => serde_json::Map::new(),
-        Err(error) => return Err(error),
-    };
-    for (name, value) in parameters {
-        // Whole numbers stay whole: `top_k` is one.
-        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
-        let value = if value.fract() == 0.0 && value.abs() < 1e9 { (*value as i64).into() } else { (*value).into() };
-        values.insert((*name).to_owned(), value);
-    }
-    std::fs::write(file, serde_json::to_vec_pretty(&values)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parameters_join_what_the_checkpoint_has() {
-        let checkpoint = tempfile::tempdir().expect("a directory");
-        let file = checkpoint.path().join("generation_config.json");
-        std::fs::write(&file, r#"{"eos_token_id": 2, "top_k": 7}"#).expect("written");
-        write_parameters(checkpoint.path(), &[("temperature", 0.2), ("top_k", 40.0)]).expect("written");
-        let values: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("JSON");
-        assert_eq!(values, serde_json::json!({"eos_token_id": 2, "top_k": 40, "temperature": 0.2}));
     }
 }

@@ -83,8 +83,7 @@ fn start(config: Config) -> Result<i32, Problem> {
     // Before anything else is opened.
     let inherited = doors::inherited(&config)?;
     let progress = Arc::new(Progress::new(config.voice, config.json_logs));
-    logs::init(log_format(&config), journal::hears(config.service.journal), &config.log, progress.pen())
-        .map_err(|error| Problem::new("cannot log", error, "correct VLLAMA_LOG or --log, e.g. info,vllm=debug"))?;
+    logs::init(log_format(&config), journal::hears(config.service.journal), config.log.clone(), progress.pen());
     match ask_to_be_spared() {
         Ok(score) => tracing::debug!(score, "the kernel spares vllama when memory runs out"),
         Err(error) => {

@@ -11,6 +11,7 @@ mod host;
 mod key;
 mod models;
 mod ollama;
+mod resolve;
 mod service;
 mod settings;
 mod values;
@@ -26,6 +27,8 @@ pub use key::{KeyAction, KeyOrder};
 pub use models::{ModelSettings, Size};
 pub use service::{Service, journal};
 pub use settings::{SETTINGS, Setting};
+
+use tracing_subscriber::filter::Targets;
 
 use crate::model::ModelName;
 use crate::model::plan::FrontendWish;
@@ -106,7 +109,7 @@ pub struct Config {
     /// Whether colours are welcome on a terminal (`NO_COLOR` says no).
     pub colour: bool,
     /// Log filter, e.g. `info` or `info,vllm=debug`.
-    pub log: String,
+    pub log: Targets,
     /// How `vllama serve` itself talks.
     pub voice: Voice,
     /// What the service manager that started vllama has told.

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use tracing_subscriber::filter::LevelFilter;
+
 use super::SETTINGS;
 
 /// Variables that vllama reads without a setting, those of Ollama's clients, and those that ask for what is so anyway.
@@ -66,11 +68,11 @@ pub(super) fn trimmed<'a>(variable: &str, value: &'a str) -> &'a str {
 }
 
 /// The level `OLLAMA_DEBUG` asks for: 2 is more than 1, and what is no boolean is true.
-pub(super) fn log_level(debug: Option<&str>) -> &'static str {
+pub(super) fn log_level(debug: Option<&str>) -> LevelFilter {
     match debug.map(|value| trimmed("OLLAMA_DEBUG", value)).unwrap_or_default() {
-        "" | "0" | "f" | "F" | "false" | "False" | "FALSE" => "info",
-        "2" => "trace",
-        _ => "debug",
+        "" | "0" | "f" | "F" | "false" | "False" | "FALSE" => LevelFilter::INFO,
+        "2" => LevelFilter::TRACE,
+        _ => LevelFilter::DEBUG,
     }
 }
 
@@ -106,7 +108,7 @@ mod tests {
         for (debug, level) in
             [(None, "info"), (Some("0"), "info"), (Some("false"), "info"), (Some("yes"), "debug"), (Some("2"), "trace")]
         {
-            assert_eq!(log_level(debug), level);
+            assert_eq!(log_level(debug).to_string(), level);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use tracing_subscriber::filter::Targets;
 
 use super::file::File;
 use super::{ConfigError, SETTINGS, ollama};
@@ -51,6 +52,17 @@ impl Values<'_> {
             .parse()
             .map(Some)
             .map_err(|_| ConfigError(format!("{place}: '{value}' is no whole number; give one such as 64")))
+    }
+
+    /// A level, or targets with levels.
+    pub(super) fn log_filter(&self) -> Result<Option<Targets>, ConfigError> {
+        let Some((value, place)) = self.find("log") else { return Ok(None) };
+        value.parse().map(Some).map_err(|error| {
+            ConfigError(format!(
+                "{place}: '{value}' is no log filter: {error}; give a level such as info, or levels per target such as \
+                 info,vllm=debug"
+            ))
+        })
     }
 
     /// Which of the engine's frontends answers.

@@ -102,28 +102,18 @@ fn text(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::plan::{Frontend, Memory};
+    use crate::model::plan::sample;
 
     fn plan(device: Device) -> Plan {
+        let mut plan = sample::plan(device, 0, &[("--max-model-len", "auto"), ("NO_COLOR", "1")]);
+        plan.flags.push(sample::choice("--enforce-eager", None));
         Plan {
             checkpoint: "/models/smollm2".into(),
             served_name: "smollm2:135m".into(),
             checkpoint_name: "smollm2:135m".into(),
-            device,
-            gpus: 0,
-            frontend: Frontend::Python,
-            flags: vec![
-                Choice { name: "--max-model-len", value: Some("auto".into()), more: vec![], reason: "".into() },
-                Choice { name: "--enforce-eager", value: None, more: vec![], reason: "".into() },
-            ],
-            environment: vec![Choice { name: "NO_COLOR", value: Some("1".into()), more: vec![], reason: "".into() }],
             extra_arguments: vec!["--seed".into(), "7".into()],
-            left_out: Vec::new(),
             extra_environment: vec![("NCCL_DEBUG".into(), "WARN".into())],
-            memory: Memory::default(),
-            concurrency: 1,
-            refusal: None,
-            changes: Vec::new(),
+            ..plan
         }
     }
 

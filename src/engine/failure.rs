@@ -70,6 +70,8 @@ pub struct Evidence {
     pub memory_kills: Kills,
     /// Whether the driver does not know one of its GPUs any more.
     pub gpu_lost: bool,
+    /// Whether next to nothing was free in `/dev/shm` when it died.
+    pub shared_memory_full: bool,
 }
 
 /// Processes that the kernel has killed for want of memory.
@@ -98,7 +100,7 @@ const SETTINGS: [&str; 4] =
 /// `lines` are the last lines of the log, oldest first.
 pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, evidence: Evidence) -> Failure {
     let lines: Vec<&str> = lines.filter(|line| !SETTINGS.iter().any(|mark| line.contains(mark))).collect();
-    let Evidence { ending, when, memory_kills, gpu_lost } = evidence;
+    let Evidence { ending, when, memory_kills, gpu_lost, shared_memory_full } = evidence;
     let (mut kind, said) = by_log(&lines, when).unwrap_or_else(|| {
         let kind = match ending {
             // Python's argparse leaves with 2 for a wrong argument, at once.
@@ -108,10 +110,18 @@ pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, evidence: Evidence) ->
         };
         (kind, last_telling_line(&lines))
     });
+    // A full /dev/shm says the same as a full disk, and not always where.
+    let mut became_full = said.is_some_and(|line| line.contains(NO_SPACE));
+    if kind == Kind::DiskFull && shared_memory_full && !said.is_some_and(names_a_path) {
+        kind = Kind::SharedMemoryFull;
+    }
     let mut evidence = String::new();
     if is_death_without_cause(kind) {
         if gpu_lost {
             kind = Kind::GpuLost;
+        } else if shared_memory_full && died_of_a_bus_error(&lines, ending) {
+            kind = Kind::SharedMemoryFull;
+            became_full = true;
         } else if memory_kills.group > 0 {
             kind = Kind::OutOfMemory;
             evidence = format!("; memory.events counts {} more of them", memory_kills.group);
@@ -125,8 +135,8 @@ pub fn classify<'a>(lines: impl Iterator<Item = &'a str>, evidence: Evidence) ->
     Failure {
         kind,
         message: format!("{} ({ending}{evidence}{said})", kind.row().message),
-        // What has served before can serve again.
-        permanent: kind.row().permanent && when != When::Serving,
+        // What has served before can serve again, and what became full may be emptied.
+        permanent: kind.row().permanent && when != When::Serving && !became_full,
     }
 }
 
@@ -138,6 +148,20 @@ fn by_log<'a>(lines: &[&'a str], when: When) -> Option<(Kind, Option<&'a str>)> 
             Some((signature.kind, Some(*line)))
         },
     )
+}
+
+/// What Python says when a file system is full.
+const NO_SPACE: &str = "No space left on device";
+
+/// Whether the line of an error with no room left says where: Python ends it with the path in quotes.
+fn names_a_path(line: &str) -> bool {
+    line.contains("'/")
+}
+
+/// Whether a process died when it wrote to memory that was promised and is not there: in shared memory, a full file system.
+fn died_of_a_bus_error(lines: &[&str], ending: Ending) -> bool {
+    let told = |line: &&str| line.contains("Bus error") || line.contains("exit code -7") || line.contains("SIGBUS");
+    ending == Ending::Signal(libc::SIGBUS) || lines.iter().any(told)
 }
 
 /// Whether a failure tells only that something is dead.
@@ -172,7 +196,8 @@ mod tests {
     use super::*;
 
     fn judged(lines: &[&str], ending: Ending, when: When, memory_kills: Kills) -> Failure {
-        classify(lines.iter().copied(), Evidence { ending, when, memory_kills, gpu_lost: false })
+        let evidence = Evidence { ending, when, memory_kills, gpu_lost: false, shared_memory_full: false };
+        classify(lines.iter().copied(), evidence)
     }
 
     fn classified(lines: &[&str], ending: Ending, ready: bool) -> Failure {
@@ -255,6 +280,36 @@ mod tests {
     }
 
     #[test]
+    fn a_full_dev_shm_is_told_from_a_full_disk() {
+        use Kind::{CoreDied, DiskFull, SharedMemoryFull, WorkerDied};
+        let full = "(EngineCore pid=7) ERROR OSError: [Errno 28] No space left on device";
+        let there = |path: &str| format!("{full}: '{path}'");
+        let bus = "ERROR Worker proc VllmWorker-0 died unexpectedly with exit code -7, shutting down executor.";
+        for (line, shared_memory_full, expected) in [
+            (full, false, DiskFull),
+            (full, true, SharedMemoryFull),
+            (&there("/dev/shm/psm_1"), false, SharedMemoryFull),
+            (&there("/var/lib/vllama/cache/x"), true, DiskFull),
+            (bus, true, SharedMemoryFull),
+            (bus, false, WorkerDied),
+            ("EngineDeadError", true, CoreDied),
+        ] {
+            let evidence = Evidence {
+                ending: Ending::Code(1),
+                when: When::Loading,
+                memory_kills: Kills::default(),
+                gpu_lost: false,
+                shared_memory_full,
+            };
+            let failure = classify([line].into_iter(), evidence);
+            assert_eq!((failure.kind, failure.permanent), (expected, false), "{line} {shared_memory_full}");
+        }
+        let small = ["RuntimeError: Insufficient space in /dev/shm"];
+        let failure = judged(&small, Ending::Code(1), When::Loading, Kills::default());
+        assert_eq!((failure.kind, failure.permanent), (SharedMemoryFull, true), "it would fail again");
+    }
+
+    #[test]
     fn the_kernels_count_explains_deaths_and_nothing_else() {
         let kills = Kills { group: 0, machine: 2 };
         let worker = ["(EngineCore pid=7) ERROR Worker proc VllmWorker-0 died unexpectedly, shutting down executor."];
@@ -267,8 +322,13 @@ mod tests {
     #[test]
     fn a_gpu_that_is_lost_explains_a_death() {
         let lines = ["EngineDeadError: EngineCore encountered an issue"];
-        let evidence =
-            Evidence { ending: Ending::Code(0), when: When::Serving, memory_kills: Kills::default(), gpu_lost: true };
+        let evidence = Evidence {
+            ending: Ending::Code(0),
+            when: When::Serving,
+            memory_kills: Kills::default(),
+            gpu_lost: true,
+            shared_memory_full: false,
+        };
         let failure = classify(lines.into_iter(), evidence);
         assert_eq!((failure.kind, failure.permanent), (Kind::GpuLost, false));
     }

@@ -126,37 +126,11 @@ fn share(percent: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::plan::{Choice, Device, Frontend, Memory};
+    use crate::model::plan::{Device, Memory, sample};
 
     fn plan(device: Device, gpus: usize, choices: &[(&'static str, &str)]) -> Plan {
-        let chosen = |flag: bool| {
-            let of_kind = choices.iter().filter(move |(name, _)| name.starts_with("--") == flag);
-            of_kind
-                .map(|(name, value)| Choice {
-                    name,
-                    value: Some((*value).to_owned()),
-                    more: Vec::new(),
-                    reason: "chosen".into(),
-                })
-                .collect()
-        };
-        Plan {
-            checkpoint: "/models/m".into(),
-            served_name: "m".into(),
-            checkpoint_name: "m".into(),
-            device,
-            gpus,
-            frontend: Frontend::Python,
-            flags: chosen(true),
-            environment: chosen(false),
-            left_out: Vec::new(),
-            extra_arguments: Vec::new(),
-            extra_environment: Vec::new(),
-            memory: Memory { weights: 30 << 30, cache: 35 << 30, overhead: 3 << 30 },
-            concurrency: 256,
-            refusal: None,
-            changes: Vec::new(),
-        }
+        let memory = Memory { weights: 30 << 30, cache: 35 << 30, overhead: 3 << 30 };
+        Plan { memory, ..sample::plan(device, gpus, choices) }
     }
 
     fn failed(kind: Kind) -> Failure {

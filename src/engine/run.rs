@@ -119,6 +119,8 @@ impl Supervisor {
         {
             self.stop_leader(&mut leader, &mut generation, *order).await;
         }
+        // Before what it holds there is removed.
+        let shared_memory_full = self.surroundings.shared_memory_is_full();
         self.end_stragglers(&leader.session, &mut generation).await;
         let end = match outcome {
             Outcome::Ordered(_) => End::Asked,
@@ -129,6 +131,7 @@ impl Supervisor {
                     when: self.came_to(ready_at.is_some()),
                     memory_kills: self.kills.until(self.surroundings.memory_kills()),
                     gpu_lost: self.has_lost_a_gpu(),
+                    shared_memory_full,
                 };
                 End::Died(failure::classify(self.log.lines(), evidence))
             }

@@ -9,6 +9,9 @@ pub trait Surroundings: Send + Sync {
     /// Processes that the kernel has killed for want of memory so far.
     fn memory_kills(&self) -> Kills;
 
+    /// Whether next to nothing is free in `/dev/shm`.
+    fn shared_memory_is_full(&self) -> bool;
+
     /// The memory of the GPUs that `CUDA_VISIBLE_DEVICES` names (all, where it names none), and when it was read; `None`
     /// where nobody knows.
     fn gpus(&self, visible: Option<&str>) -> Option<(Instant, Vec<GpuMemory>)>;
@@ -48,6 +51,10 @@ pub struct Unknown;
 impl Surroundings for Unknown {
     fn memory_kills(&self) -> Kills {
         Kills::default()
+    }
+
+    fn shared_memory_is_full(&self) -> bool {
+        false
     }
 
     fn gpus(&self, _visible: Option<&str>) -> Option<(Instant, Vec<GpuMemory>)> {

@@ -391,6 +391,13 @@ def read_json(path):
     return value
 
 
+def check_config(path):
+    """Refuses a configuration that names no model, before gigabytes are fetched for it."""
+    architectures = read_json(path).get("architectures")
+    if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str) and architectures[0]):
+        raise unsuitable("config.json: it names no architecture, so vLLM cannot tell what model it is. Tell its makers, or pull another one.")
+
+
 def remove_others(job):
     """Removes what is no part of the checkpoint any more: an earlier choice of files."""
     wanted = {job.complete / file.path for file in job.files} | {job.complete / SOURCE_FILE}
@@ -450,6 +457,7 @@ def download(order):
         job.partial.mkdir(parents=True, exist_ok=True)
         job.files = small
         fetch_all(job, small)
+        check_config(job.complete / "config.json")
         index = job.complete / INDEX
         weights = weight_files(files, read_json(index) if any(file.path == INDEX for file in small) else None)
         if not weights:

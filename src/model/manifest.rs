@@ -1,13 +1,14 @@
 //! What is written down about an installed model, and the model as the rest of the program knows it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::digest::Sha256Digest;
 use super::plan::Adapter;
-use super::{Card, ModelName, Overlay};
+use super::{Card, ModelName, Overlay, ParserChoice};
 
 /// What was written down when a model was installed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -71,6 +72,18 @@ impl Installed {
     #[must_use]
     pub fn engine_key(&self) -> String {
         self.manifest.engine_key()
+    }
+
+    /// The model as an engine serves it that reads tool calls and thoughts like this; costs nothing where that is as the
+    /// card says.
+    #[must_use]
+    pub fn read_like(self: Arc<Self>, choice: ParserChoice) -> Arc<Self> {
+        if choice == ParserChoice::default() {
+            return self;
+        }
+        let mut model = Self::clone(&self);
+        choice.apply(&mut model.card);
+        Arc::new(model)
     }
 
     /// What the model adds to its checkpoint.

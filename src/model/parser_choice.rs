@@ -1,17 +1,44 @@
-//! The operator's word about vLLM's parsers, and what it changes about a model: who reads tool calls and thoughts decides
-//! what the model can be asked for.
+//! Who reads a model's tool calls and thoughts, where that is not as its card says, and what it changes about the model: it
+//! decides what the model can be asked for.
 
 use std::collections::BTreeMap;
 
 use super::{Capability, Card, ModelName};
 
-/// Whether a model's tool calls and thoughts are read by the engine; `None` = as the card says.
+/// Whether a model's tool calls and thoughts are read by the engine; `None` = as the card says. The operator chooses it, or
+/// a plan that failed has given a parser up ([`super::plan::Plan::given_up`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParserChoice {
     /// Its tool calls.
     pub tools: Option<bool>,
     /// Its thoughts.
     pub thoughts: Option<bool>,
+}
+
+impl ParserChoice {
+    /// Changes what the card of a model that writes text says.
+    pub fn apply(self, card: &mut Card) {
+        if !card.can(Capability::Completion) {
+            return;
+        }
+        if let Some(read) = self.tools {
+            card.capabilities.retain(|capability| *capability != Capability::Tools);
+            if read {
+                // In the order Ollama lists them.
+                let behind = |capability: &Capability| matches!(capability, Capability::Insert | Capability::Thinking);
+                let place = card.capabilities.iter().position(behind).unwrap_or(card.capabilities.len());
+                card.capabilities.insert(place, Capability::Tools);
+            }
+        }
+        if let Some(read) = self.thoughts {
+            if read && !card.can(Capability::Thinking) {
+                card.capabilities.push(Capability::Thinking);
+            }
+            if let Some(tags) = &mut card.thought_tags {
+                tags.read_by_engine = read;
+            }
+        }
+    }
 }
 
 /// The choices for single models, by [`ModelName::key`].
@@ -21,23 +48,8 @@ pub struct ParserChoices(pub BTreeMap<[String; 4], ParserChoice>);
 impl ParserChoices {
     /// Changes what the card says where the operator has chosen.
     pub(super) fn apply(&self, name: &ModelName, card: &mut Card) {
-        let Some(choice) = self.0.get(&name.key()).filter(|_| card.can(Capability::Completion)) else { return };
-        if let Some(read) = choice.tools {
-            card.capabilities.retain(|capability| *capability != Capability::Tools);
-            if read {
-                // In the order Ollama lists them.
-                let behind = |capability: &Capability| matches!(capability, Capability::Insert | Capability::Thinking);
-                let place = card.capabilities.iter().position(behind).unwrap_or(card.capabilities.len());
-                card.capabilities.insert(place, Capability::Tools);
-            }
-        }
-        if let Some(read) = choice.thoughts {
-            if read && !card.can(Capability::Thinking) {
-                card.capabilities.push(Capability::Thinking);
-            }
-            if let Some(tags) = &mut card.thought_tags {
-                tags.read_by_engine = read;
-            }
+        if let Some(choice) = self.0.get(&name.key()) {
+            choice.apply(card);
         }
     }
 }

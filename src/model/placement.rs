@@ -28,30 +28,12 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
-    use crate::model::plan::{Device, Frontend, Memory};
+    use crate::model::plan::{Device, sample};
 
     #[test]
     fn an_engine_sees_the_gpus_it_was_given_and_no_others_however_often_it_moves() {
-        let plan = Plan {
-            checkpoint: PathBuf::new(),
-            served_name: String::new(),
-            checkpoint_name: String::new(),
-            device: Device::Cuda,
-            gpus: 2,
-            flags: Vec::new(),
-            environment: Vec::new(),
-            frontend: Frontend::default(),
-            left_out: Vec::new(),
-            extra_arguments: Vec::new(),
-            extra_environment: Vec::new(),
-            memory: Memory::default(),
-            concurrency: 1,
-            refusal: None,
-            changes: Vec::new(),
-        };
+        let plan = sample::plan(Device::Cuda, 2, &[]);
         let moved = plan.on_gpus(&["0".into(), "1".into()]).on_gpus(&["3".into(), "2".into()]);
         let visible: Vec<_> = moved.environment.iter().filter(|choice| choice.name == VISIBLE).collect();
         assert_eq!(visible.iter().map(|choice| choice.value.as_deref()).collect::<Vec<_>>(), [Some("3,2")]);

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::snapshot::DeviceSnapshot;
 use super::{KeepAlive, LeaseError};
 use crate::engine::Status;
-use crate::model::Installed;
+use crate::model::{Installed, ParserChoice};
 
 /// The scheduler's side of one engine.
 #[derive(Clone, Debug)]
@@ -100,6 +100,8 @@ pub(super) struct Member {
     pub on_gpu: bool,
     /// What the engine says; `None` before its first start.
     pub status: Option<watch::Receiver<Status>>,
+    /// What changes have taken from its plan.
+    pub given_up: ParserChoice,
     /// What has happened to the engines that served the same before this one was made.
     pub before: Totals,
     /// Requests that were asked again.

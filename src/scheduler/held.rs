@@ -17,8 +17,8 @@ use super::remedies::{self, Remedies};
 use super::retire::Retired;
 use super::suspects::Suspects;
 use crate::engine::{Engine, State, Status};
-use crate::model::Installed;
 use crate::model::plan::{Device, Plan};
+use crate::model::{Installed, ParserChoice};
 
 /// After so many failed starts in a row requests are told why instead of waiting on; the starts go on.
 const PATIENCE: u32 = 3;
@@ -94,6 +94,11 @@ impl Held {
         self.plan.device
     }
 
+    /// What changes have taken from its plan.
+    pub(super) fn given_up(&self) -> ParserChoice {
+        self.plan.given_up()
+    }
+
     /// What it needs, as far as that is known.
     pub(super) fn needs(&self, figures: &Figures) -> Needs {
         needs(&self.plan, figures.get(&self.figures))
@@ -106,6 +111,7 @@ impl Held {
             key: self.key.as_str().into(),
             on_gpu: self.plan.device == Device::Cuda,
             status: self.status().cloned(),
+            given_up: self.given_up(),
             before: self.before.clone(),
             replayed: self.replayed.clone(),
             book: self.book.subscribe(),

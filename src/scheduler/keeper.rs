@@ -91,7 +91,7 @@ struct Asked {
 pub(super) struct Keeper {
     core: Core,
     replays: u32,
-    factory: Factory,
+    factory: Arc<Factory>,
     memory: Memory,
     commands: mpsc::WeakUnboundedSender<Command>,
     held: HashMap<EngineId, Held>,
@@ -108,7 +108,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(
-        factory: Factory,
+        factory: Arc<Factory>,
         rules: Rules,
         replays: u32,
         memory: Memory,
@@ -288,10 +288,15 @@ impl Keeper {
         self.public.changes.send_modify(|count| *count += 1);
         let Some(held) = self.held.get_mut(&engine) else { return };
         let place = self.core.seat(engine).map_or(&[][..], |seat| &seat.place);
+        let given_up = held.given_up();
         let changed = held.follow_plan(&self.factory, &mut self.memory.remedies);
+        let gave_up = held.given_up() != given_up;
         if held.measure(place, &self.factory, &mut self.memory.figures) || changed {
             let needs = held.needs(&self.memory.figures);
             self.tell(Event::Needs { engine, needs });
+        }
+        if gave_up {
+            self.publish_members();
         }
         if let Some(report) = self.held.get_mut(&engine).and_then(Held::news) {
             self.tell(Event::Report { engine, report });
@@ -369,6 +374,7 @@ impl Keeper {
             max_model_len: status.borrow().max_model_len.unwrap_or_default(),
             engine: status.clone(),
             served_name: held.served_name.clone(),
+            given_up: held.given_up(),
             replays: self.replays,
             // Who would not find the model again waits for it, as in the queue.
             patience: asked

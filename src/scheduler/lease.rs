@@ -13,6 +13,7 @@ use super::held::hopeless;
 use super::keeper::Command;
 use super::suspects::Suspects;
 use crate::engine::{Client, Content, EngineBody, EngineGone, Origin, State, Status};
+use crate::model::ParserChoice;
 
 /// Longest time from a death until it shows in the engine's status.
 const DEATH_SHOWS: Duration = Duration::from_secs(1);
@@ -26,6 +27,7 @@ pub struct Lease {
     pub(super) engine: watch::Receiver<Status>,
     pub(super) max_model_len: u64,
     pub(super) served_name: Arc<str>,
+    pub(super) given_up: ParserChoice,
     /// Times a request may be asked again after a death.
     pub(super) replays: u32,
     /// How long a request may wait for the next engine when this one dies; `None` = as long as it takes.
@@ -48,6 +50,13 @@ impl Lease {
     #[must_use]
     pub fn served_name(&self) -> &str {
         &self.served_name
+    }
+
+    /// What the engine does not read although the model's card says that it does. The request may have waited for it, so
+    /// this is newer than what [`super::Scheduler::given_up`] said before.
+    #[must_use]
+    pub fn given_up(&self) -> ParserChoice {
+        self.given_up
     }
 
     /// Sends a request, JSON unless its content says otherwise, to the engine and waits for the first bytes of its answer.

@@ -11,6 +11,7 @@ mod book;
 mod core;
 mod factory;
 mod figures;
+mod given_up;
 mod held;
 mod keeper;
 mod lease;
@@ -38,9 +39,10 @@ pub use retire::Retired;
 pub use snapshot::{DeviceSnapshot, EngineSnapshot, Snapshot};
 
 use self::core::{Rules, Ticket};
-use crate::model::Installed;
+use crate::model::{Installed, ParserChoice};
 use book::{House, Member};
 use figures::Figures;
+use given_up::GivenUp;
 use keeper::{Command, Keeper, Memory, Public};
 use remedies::Remedies;
 
@@ -129,6 +131,7 @@ pub struct Scheduler {
     house: watch::Receiver<House>,
     changes: watch::Receiver<u64>,
     tickets: Arc<AtomicU64>,
+    given_up: GivenUp,
 }
 
 impl Scheduler {
@@ -149,10 +152,13 @@ impl Scheduler {
             sleeping_memory: settings.sleeping_memory,
         };
         let memory = Memory { figures: Figures::open(settings.measured), remedies: Remedies::open(settings.changes) };
+        let factory = Arc::new(factory);
+        let given_up =
+            GivenUp { members: members_seen.clone(), known: memory.remedies.subscribe(), factory: factory.clone() };
         let keeper = Keeper::new(factory, rules, settings.replays, memory, commands.downgrade(), public);
         tokio::spawn(keeper.run(receiver));
         let (members, house, changes) = (members_seen, house_seen, changes_seen);
-        Self { commands, members, house, changes, tickets: Arc::default() }
+        Self { commands, members, house, changes, tickets: Arc::default(), given_up }
     }
 
     /// Loads a model without a request, where that displaces nobody who is in use. Returns when the load has been taken
@@ -242,6 +248,13 @@ impl Scheduler {
     #[must_use]
     pub fn measured(&self) -> Snapshot {
         self.snapshot_of(|member| EngineSnapshot::new(member).measured(member))
+    }
+
+    /// What the model's engine does not read although the model's card says that it does, because vLLM does not start with
+    /// the parser for it (decision 0041). Never waits.
+    #[must_use]
+    pub fn given_up(&self, model: &Installed) -> ParserChoice {
+        self.given_up.of(model)
     }
 
     /// Where ready engines tell of themselves, one for each.

@@ -3,18 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::written::{self, Written, keep_latest, now};
-use crate::model::plan::{Change, Plan};
+use crate::model::plan::{Change, Lever, Plan};
 
 /// Most engines whose changes are remembered; the ones not seen for longest are forgotten.
 const MOST: usize = 256;
 
 /// What has helped one engine.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-struct Remedy {
+pub(super) struct Remedy {
     /// The model, for people who read the file.
     model: String,
     changes: Vec<Change>,
@@ -22,10 +24,25 @@ struct Remedy {
     seen: u64,
 }
 
+impl Remedy {
+    /// What it changes.
+    pub(super) fn levers(&self) -> impl Iterator<Item = Lever> {
+        self.changes.iter().map(|change| change.lever)
+    }
+
+    /// The plan with its changes, as far as they find there what they once found.
+    pub(super) fn apply(&self, plan: Plan) -> Plan {
+        self.changes.iter().fold(plan, |plan, change| plan.changed(change))
+    }
+}
+
+/// What has helped, by [`key`].
+pub(super) type Known = BTreeMap<String, Remedy>;
+
 /// All that is remembered.
 #[derive(Debug)]
 pub(super) struct Remedies {
-    known: BTreeMap<String, Remedy>,
+    known: watch::Sender<Arc<Known>>,
     file: Written,
 }
 
@@ -33,29 +50,36 @@ impl Remedies {
     /// Reads the file, which need not be there, and keeps it up to date.
     pub(super) fn open(path: PathBuf) -> Self {
         let (file, known) = Written::open(path, "how plans were changed");
-        Self { known, file }
+        Self { known: watch::Sender::new(Arc::new(known)), file }
+    }
+
+    /// What is remembered, for those who watch it.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Known>> {
+        self.known.subscribe()
     }
 
     /// The plan with the changes that have helped an engine with this key. A change holds only where it finds what it once
     /// found: what the operator has set otherwise since stays as it is.
     pub(super) fn apply(&self, key: &str, plan: Plan) -> Plan {
-        applied(self.known.get(key), plan)
+        applied(self.known.borrow().get(key), plan)
     }
 
     /// Notes the changes with which an engine got ready; without any, it is forgotten that there were some.
     pub(super) fn note(&mut self, key: &str, plan: &Plan) {
         let changes: Vec<Change> = plan.changes.iter().filter(|change| !change.passing).cloned().collect();
-        if self.known.get(key).map_or(&[][..], |remedy| &remedy.changes) == changes {
+        let mut known = Known::clone(&self.known.borrow());
+        if known.get(key).map_or(&[][..], |remedy| &remedy.changes) == changes {
             return;
         }
         if changes.is_empty() {
-            self.known.remove(key);
+            known.remove(key);
         } else {
             let seen = now();
-            self.known.insert(key.to_owned(), Remedy { model: plan.served_name.clone(), changes, seen });
+            known.insert(key.to_owned(), Remedy { model: plan.served_name.clone(), changes, seen });
         }
-        keep_latest(&mut self.known, MOST, |remedy| remedy.seen);
-        self.file.write(&self.known);
+        keep_latest(&mut known, MOST, |remedy| remedy.seen);
+        self.file.write(&known);
+        self.known.send_replace(Arc::new(known));
     }
 }
 
@@ -68,42 +92,24 @@ pub(super) fn key(engine_key: &str, hardware: &str, engine_version: &str) -> Str
 /// those who explain plans and start nothing.
 #[must_use]
 pub fn remembered(path: &Path, engine_key: &str, hardware: &str, engine_version: &str, plan: Plan) -> Plan {
-    let known: BTreeMap<String, Remedy> = written::read(path).unwrap_or_default();
+    let known: Known = written::read(path).unwrap_or_default();
     applied(known.get(&key(engine_key, hardware, engine_version)), plan)
 }
 
 fn applied(remedy: Option<&Remedy>, plan: Plan) -> Plan {
-    remedy.into_iter().flat_map(|remedy| &remedy.changes).fold(plan, |plan, change| plan.changed(change))
+    match remedy {
+        Some(remedy) => remedy.apply(plan),
+        None => plan,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::plan::{Choice, Device, Frontend, Lever, Memory};
+    use crate::model::plan::{Device, Lever, sample};
 
     fn plan(length: &str) -> Plan {
-        Plan {
-            checkpoint: "/models/m".into(),
-            served_name: "m".into(),
-            checkpoint_name: "m".into(),
-            device: Device::Cpu,
-            gpus: 0,
-            frontend: Frontend::Python,
-            flags: vec![Choice {
-                name: "--max-model-len",
-                value: Some(length.to_owned()),
-                more: Vec::new(),
-                reason: "as the configuration says".into(),
-            }],
-            environment: Vec::new(),
-            left_out: Vec::new(),
-            extra_arguments: Vec::new(),
-            extra_environment: Vec::new(),
-            memory: Memory::default(),
-            concurrency: 1,
-            refusal: None,
-            changes: Vec::new(),
-        }
+        sample::plan(Device::Cpu, 0, &[("--max-model-len", length)])
     }
 
     fn length(plan: &Plan) -> Option<&str> {

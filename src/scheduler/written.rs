@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::disk::{self, Lasting};
+
 /// Longest file that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -76,9 +78,7 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let new = path.with_extension("json.new");
-    // Not synced: what a power cut takes away is found anew, and a program cannot end while a busy disk keeps one of its
-    // threads in a sync.
-    fs::write(&new, text)?;
-    fs::rename(&new, path)
+    // What a power cut takes away is found anew, and a program cannot end while a busy disk keeps one of its threads in a
+    // sync.
+    disk::replace(path, text, 0o644, Lasting::Unsynced)
 }

@@ -3,6 +3,8 @@
 //! In: TCP connections. Out: a [`Call`](crate::api::Call) to the handler of a route, and its reply back to the client.
 //! Knows no model and no engine: what an answer says is the business of `api` and `telemetry`.
 
+mod admission;
+mod asked;
 mod body;
 mod bounded;
 mod clients;
@@ -12,6 +14,7 @@ mod crowd;
 mod door;
 mod encoding;
 mod front;
+mod handling;
 mod host;
 mod keys;
 mod patience;

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -38,14 +38,10 @@ type Filter = reload::Handle<Targets, Registry>;
 
 static FILTER: OnceLock<(Filter, Mutex<Targets>)> = OnceLock::new();
 
-/// Starts logging through `pen`. `filter` is a level such as `info`, or targets with levels such as
-/// `info,vllama::engine=debug`. With `priorities` each line begins with its own for the journal, which takes it off again
+/// Starts logging through `pen`. With `priorities` each line begins with its own for the journal, which takes it off again
 /// (sd-daemon(3)). Panics are logged too, so that no line of the stream is anything but a log line.
-///
-/// # Errors
-/// [`ParseError`] when the filter is no such list. A second call changes nothing.
-pub fn init(format: Format, priorities: bool, filter: &str, pen: Pen) -> Result<(), ParseError> {
-    let wanted: Targets = filter.parse()?;
+/// A second call changes nothing.
+pub fn init(format: Format, priorities: bool, wanted: Targets, pen: Pen) {
     let (filter, handle) = reload::Layer::new(wanted.clone());
     let paper = Paper(pen);
     let layer = match format {
@@ -70,22 +66,16 @@ pub fn init(format: Format, priorities: bool, filter: &str, pen: Pen) -> Result<
             tracing::error!(place, "a bug in vllama made a task panic: {message}");
         }));
     }
-    Ok(())
 }
 
 /// Another filter than the one at the start, from now on.
-///
-/// # Errors
-/// [`ParseError`] when it is no filter; then nothing changes.
-pub fn set_filter(filter: &str) -> Result<(), ParseError> {
-    let next: Targets = filter.parse()?;
+pub fn set_filter(next: Targets) {
     if let Some((filter, wanted)) = FILTER.get() {
         wanted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&next);
         if let Err(error) = filter.reload(next) {
             tracing::warn!(%error, "cannot change the log level");
         }
     }
-    Ok(())
 }
 
 /// Logs at debug level from now on, or at the wanted one again.

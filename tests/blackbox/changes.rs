@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::model::{NAME, THINKER};
 use crate::harness::vllama::Builder;
-use crate::harness::{Vllama, eventually};
+use crate::harness::{Request, Vllama, eventually};
 
 /// What vLLM says of a context that does not fit.
 const TOO_LONG: &str = "profile:1:ValueError: To serve at least one request with the model's max seq len (9999), (4.3 GiB \
@@ -85,8 +85,64 @@ async fn a_tool_parser_that_does_not_suit_the_model_is_left_out() {
     let change = health["engine"]["changes"][0].as_str().expect("a change");
     assert!(change.ends_with("→ none: vLLM cannot use it with this model"), "{change}");
     assert!(!command_line(&vllama).contains("tool-call-parser"));
-    let body = json!({"model": THINKER, "messages": [{"role": "user", "content": "FAKE:count 3"}], "stream": false});
-    assert_eq!(vllama.post("/api/chat", &body).await.status(), 200);
+    let ask = || json!({"model": THINKER, "messages": [{"role": "user", "content": "FAKE:count 3"}], "stream": false});
+    assert_eq!(vllama.post("/api/chat", &ask()).await.status(), 200);
+    cannot_call_tools(&vllama).await;
+
+    // So it is after a restart, before anybody has loaded the model.
+    let file = vllama.path("state").join("plan_changes.json");
+    eventually("the change is written down", async || file.exists().then_some(())).await;
+    let vllama = vllama.kill().start_listening().await;
+    cannot_call_tools(&vllama).await;
+}
+
+/// Whether the model counts as one without tools, in all lists and dialects.
+async fn cannot_call_tools(vllama: &Vllama) {
+    let shown = vllama.post("/api/show", &json!({"model": THINKER})).await.json();
+    assert_eq!(shown["capabilities"], json!(["completion", "vision", "thinking"]));
+    let tags = vllama.get("/api/tags").await.json();
+    let tags = tags["models"].as_array().expect("models");
+    let tag = tags.iter().find(|model| model["name"] == THINKER).expect("the model");
+    assert_eq!(tag["capabilities"], shown["capabilities"]);
+    for (path, body) in asks_for_tools() {
+        let answer = vllama.post(path, &body).await;
+        let told = answer.text();
+        assert!(answer.status() == 400 && told.contains("library/thinker:1b does not support tools"), "{path}: {told}");
+    }
+}
+
+/// Requests with a tool, in the words of each dialect.
+fn asks_for_tools() -> [(&'static str, Value); 4] {
+    let messages = || json!([{"role": "user", "content": "FAKE:count 3"}]);
+    let function =
+        json!({"name": "now", "description": "the time", "parameters": {"type": "object", "properties": {}}});
+    let tool = json!({"type": "function", "function": function});
+    let flat = json!({"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}});
+    let anthropic = json!({"name": "now", "input_schema": {"type": "object", "properties": {}}});
+    [
+        ("/api/chat", json!({"model": THINKER, "messages": messages(), "tools": [tool.clone()]})),
+        ("/v1/chat/completions", json!({"model": THINKER, "messages": messages(), "tools": [tool]})),
+        ("/v1/responses", json!({"model": THINKER, "input": "FAKE:count 3", "tools": [flat]})),
+        ("/v1/messages", json!({"model": THINKER, "max_tokens": 9, "messages": messages(), "tools": [anthropic]})),
+    ]
+}
+
+#[tokio::test]
+async fn who_asks_for_tools_while_the_engine_fails_on_them_is_told_so() {
+    let line = "profile:1:RuntimeError: Hermes2ProToolParser could not locate the tool call tokens in the tokenizer!";
+    let builder =
+        Vllama::with_fake_thinker().env("FAKE_VLLM_FAIL_START", line).env("FAKE_VLLM_FAIL_WITH", "--tool-call-parser");
+    let vllama = builder.start_listening().await;
+    // All of them were asked when the model could still call tools.
+    let asked = asks_for_tools().map(|(path, body)| {
+        let client = vllama.client.clone();
+        tokio::spawn(async move { client.request(&Request::post(path, &body)).await })
+    });
+    for asked in asked {
+        let answer = asked.await.expect("an answer");
+        let told = answer.text();
+        assert!(answer.status() == 400 && told.contains("library/thinker:1b does not support tools"), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -27,8 +27,12 @@ impl Bench {
     }
 
     async fn import(&self, more: &[&str]) -> (i32, String) {
+        self.import_as("mini", more).await
+    }
+
+    async fn import_as(&self, name: &str, more: &[&str]) -> (i32, String) {
         let checkpoint = self.checkpoint();
-        let mut arguments = vec!["import", checkpoint.to_str().expect("a path"), "mini"];
+        let mut arguments = vec!["import", checkpoint.to_str().expect("a path"), name];
         arguments.extend(more);
         let vllama = Vllama::with_fake().env("VLLAMA_MODELS", &self.models().to_string_lossy()).arguments(&arguments);
         let ended = vllama.run().await;
@@ -108,6 +112,22 @@ async fn the_same_directory_has_the_same_digest_and_another_part_another() {
     }
     assert_eq!(digests[0], digests[1]);
     assert_ne!(digests[1], digests[2]);
+}
+
+#[tokio::test]
+async fn parameters_go_with_a_name_and_the_checkpoint_stays_the_same_for_all() {
+    let bench = Bench::new();
+    assert_eq!(bench.import(&[]).await.0, 0);
+    assert_eq!(bench.import_as("other", &["--parameter", "temperature=0,top_k=40"]).await.0, 0);
+    let checkpoints = std::fs::read_dir(bench.models().join(".checkpoints")).expect("checkpoints");
+    assert_eq!(checkpoints.count(), 1, "it is stored once");
+    let vllama = Vllama::with_fake().env("VLLAMA_MODELS", &bench.models().to_string_lossy());
+    let vllama = vllama.arguments(&["serve", "mini", "--json"]).start_listening().await;
+    let shown = vllama.post("/api/show", &json!({"model": "other"})).await.json();
+    let lines: Vec<&str> = shown["parameters"].as_str().expect("text").lines().collect();
+    assert_eq!(lines, ["temperature                    0", "top_k                          40"]);
+    let shown = vllama.post("/api/show", &json!({"model": "mini"})).await.json();
+    assert_eq!(shown["parameters"].as_str().unwrap_or_default(), "");
 }
 
 #[tokio::test]

@@ -401,6 +401,12 @@ async fn models_of_an_image_are_served_copied_and_deleted_without_touching_it() 
     let upper = Vllama::with_fake().env("VLLAMA_BASE_MODELS", &base.to_string_lossy());
     let vllama = upper.start_listening().await;
     assert_eq!(vllama.names().await, ["baked:1b", "smollm2:135m"]);
+    let asked = Vllama::with_fake()
+        .env("VLLAMA_BASE_MODELS", &base.to_string_lossy())
+        .env("VLLAMA_MODELS", "/nowhere")
+        .arguments(&["doctor"]);
+    let told = asked.run().await.stdout;
+    assert!(told.contains("2 models, all whole, 2 of them from the image"), "{told}");
     let copied = vllama.post("/api/copy", &json!({"source": "baked:1b", "destination": "mine"})).await;
     assert_eq!(copied.status(), 200, "{}", copied.text());
     assert_eq!(vllama.delete(&json!({"model": "baked:1b"})).await.status(), 200);

@@ -51,4 +51,8 @@ async fn another_log_filter_holds_at_once() {
     vllama.says("the configuration has been read again").await;
     vllama.signal(Signal::SIGUSR1);
     vllama.says("state, as asked for by a signal").await;
+
+    std::fs::write(&file, "\nlog = \"info,vllm=loud\"").expect("a configuration file");
+    vllama.signal(Signal::SIGHUP);
+    vllama.says("vllama.toml:2: log: 'info,vllm=loud' is no log filter").await;
 }

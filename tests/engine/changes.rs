@@ -50,6 +50,10 @@ impl Machine {
 }
 
 impl Surroundings for Machine {
+    fn shared_memory_is_full(&self) -> bool {
+        false
+    }
+
     fn memory_kills(&self) -> Kills {
         Kills { group: *self.kills.lock().unwrap(), machine: 0 }
     }

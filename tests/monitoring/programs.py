@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = Path(os.environ.get("VLLAMA_TEST_MONITORING", ROOT / "target/monitoring"))
 PROGRAMS = MONITORING / "usr/bin"
-PATIENCE = 30  # seconds: longest wait for any state
+PATIENCE = 120  # seconds: longest wait for any state; the machine may be busy
 
 
 def eventually(what, state, patience=PATIENCE):

@@ -1,7 +1,7 @@
 //! Real clients, as their users install them.
 //!
-//! Every file of `tests/clients` is one test here, against one vllama with the real engine that serves a chat model and
-//! an embedding model: `test_*.py` for unittest, `*.test.mjs` for Node's own runner. Those in `tests/clients/recorded`
+//! Every file of `tests/clients` is one test here, against the shared vllama, which serves a chat model and an embedding
+//! model: `test_*.py` for unittest, `*.test.mjs` for Node's own runner. Those in `tests/clients/recorded`
 //! need answers that no small model gives; the fake engine replays them. Those in `tests/clients/keyed` are run by the
 //! group `keys`. Those in `tests/clients/calling` are run by the
 //! group `tools`, whose model calls and thinks.
@@ -9,13 +9,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
+use crate::harness::Vllama;
+use crate::shared::{self, Shared};
+use crate::{Ground, MODEL, Runner, embeddings, models};
 
-use crate::harness::{Request, Vllama};
-use crate::leftovers::leftovers;
-use crate::{Ground, MODEL, Runner, embeddings};
-
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
     let Some(python) = python() else { return };
     let recordings = directory().with_file_name("golden/clients/engine");
     let builder = Vllama::with_fake().with_embedder().with_thinker();
@@ -28,14 +26,15 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
         }
     }
     runner.test("the embedding model is imported for the clients", async { embeddings::import(ground) });
-    let Some(vllama) = runner.test("a vllama for real clients gets ready", start(ground)) else { return };
-    for file in files(&directory()) {
-        runner.test(&format!("clients: {}", name(&file)), async { pass(&python, &file, &vllama, &asked) });
-    }
-    runner.test("real clients leave nothing behind", async move {
-        vllama.stop().await;
-        assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
+    let Some(vllama) = shared.vllama(runner, ground) else { return };
+    runner.test("both models are loaded, so that no client waits for one", async {
+        shared::configure(vllama, "").await;
+        models::embed(vllama).await;
+        shared::load(vllama, MODEL).await;
     });
+    for file in files(&directory()) {
+        runner.test(&format!("clients: {}", name(&file)), async { pass(&python, &file, vllama, &asked) });
+    }
 }
 
 /// What a model that calls and thinks is asked by the packages.
@@ -53,17 +52,6 @@ pub(crate) fn python() -> Option<PathBuf> {
         println!("skipped: real clients, since VLLAMA_TEST_CLIENTS names no Python that has them; `make test` sets it");
     }
     python
-}
-
-/// Both models are loaded, so that no client waits for one.
-async fn start(ground: &Ground) -> Vllama {
-    let vllama = ground.start().await;
-    let load = Request::post("/api/embed", &json!({"model": embeddings::MODEL, "input": "hello"}));
-    let mut load = vllama.client.send(&load).await.unwrap();
-    load.patience = crate::LOAD;
-    assert_eq!(load.answer().await.unwrap().status(), 200);
-    assert_eq!(vllama.chat("hello").await.status(), 200, "{MODEL} is loaded as well");
-    vllama
 }
 
 pub(crate) fn directory() -> PathBuf {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::harness::processes::{self, Process};
 use crate::harness::{Exchange, Request, Vllama, within};
 use crate::leftovers::leftovers;
-use crate::{Ground, MODEL, Runner};
+use crate::shared::{self, Shared};
+use crate::{Ground, LOAD, MODEL, Runner};
 
 /// An engine of an earlier generation is gone within this time (the issue's own bound).
 const SWEPT_WITHIN: Duration = Duration::from_secs(15);
@@ -16,26 +17,23 @@ const SWEPT_WITHIN: Duration = Duration::from_secs(15);
 /// How long an engine may do nothing though it has requests.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
     runner.test("SIGTERM while the engine starts leaves nothing behind", stop_while_starting(ground));
-    let watched = async {
-        let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state);
-        builder.env("VLLAMA_HEARTBEAT", HEARTBEAT.as_secs().to_string().as_str()).start().await
-    };
-    let Some(vllama) = runner.test("a second vllama gets ready", watched) else { return };
-    runner.test("kill -9 of the leader: a new engine serves, nothing is left of the old one", kill_leader(&vllama));
-    runner
-        .test("kill -9 of the engine core: streams end with an error line, who waits is answered", kill_core(&vllama));
-    runner.test("an engine core that stands still is found by its heart and replaced", freeze_core(&vllama));
-    runner.test("an orderly stop leaves nothing behind", async move {
-        vllama.stop().await;
-        assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
+    let Some(vllama) = shared.vllama(runner, ground) else { return };
+    runner.test("a heartbeat of 20 s is asked for, and the chat model is alone", async {
+        let heartbeat = format!("heartbeat = \"{}s\"\n", HEARTBEAT.as_secs());
+        shared::configure(vllama, &(heartbeat + shared::ROOM_FOR_ONE)).await;
+        shared::load(vllama, MODEL).await;
+        within(LOAD, "one engine is left", async || (vllama.generations().len() == 1).then_some(())).await;
     });
+    runner.test("kill -9 of the leader: a new engine serves, nothing is left of the old one", kill_leader(vllama));
+    runner.test("kill -9 of the engine core: streams end with an error line, who waits is answered", kill_core(vllama));
+    runner.test("an engine core that stands still is found by its heart and replaced", freeze_core(vllama));
 }
 
 async fn stop_while_starting(ground: &Ground) {
     let mut vllama = ground.start_listening().await;
-    within(Duration::from_secs(120), "the engine core runs", async || {
+    within(LOAD, "the engine core runs", async || {
         vllama.processes().iter().any(|process| process.name.starts_with("VLLM::EngineCor")).then_some(())
     })
     .await;
@@ -43,7 +41,7 @@ async fn stop_while_starting(ground: &Ground) {
     vllama.signal(Signal::SIGTERM);
     let status = vllama.ended().await;
     assert_eq!(status.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SWEPT_WITHIN, "{:?}", began.elapsed());
     vllama.assert_nothing_left();
     assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
 }
@@ -58,7 +56,7 @@ async fn kill_leader(vllama: &Vllama) {
     let old = engine_pids(vllama);
     let leader =
         *old.iter().find(|pid| processes::children(vllama.pid()).iter().any(|child| child.pid == **pid)).unwrap();
-    killed(vllama, leader, &old, 2).await;
+    killed(vllama, leader, &old).await;
 }
 
 async fn kill_core(vllama: &Vllama) {
@@ -80,7 +78,7 @@ async fn kill_core(vllama: &Vllama) {
     }
     vllama.engine_runs(16).await;
     let core = vllama.process("VLLM::EngineCor").pid;
-    killed(vllama, core, &old, 3).await;
+    killed(vllama, core, &old).await;
     while let Some(ended) = stories.join_next().await {
         ended.unwrap();
     }
@@ -94,10 +92,10 @@ async fn kill_core(vllama: &Vllama) {
 /// The core of a wedged engine does nothing any more, but its front answers `/health` as ever.
 async fn freeze_core(vllama: &Vllama) {
     let old = engine_pids(vllama);
-    let story = Story::begin(vllama).await;
+    let (story, generation) = (Story::begin(vllama).await, generation(vllama).await);
     let core = vllama.process("VLLM::EngineCor").pid;
     processes::signal(core, Signal::SIGSTOP);
-    tokio::join!(story.ends_with_an_error(), replaced(vllama, &old, 4, HEARTBEAT * 2));
+    tokio::join!(story.ends_with_an_error(), replaced(vllama, &old, generation, HEARTBEAT * 2));
 }
 
 /// A long answer on its way.
@@ -123,13 +121,18 @@ impl Story {
     }
 }
 
+async fn generation(vllama: &Vllama) -> u64 {
+    vllama.health().await["engine"]["generation"].as_u64().unwrap()
+}
+
 /// Kills one process and waits until a new generation serves.
-async fn killed(vllama: &Vllama, pid: i32, old: &[i32], generation: u64) {
+async fn killed(vllama: &Vllama, pid: i32, old: &[i32]) {
+    let generation = generation(vllama).await;
     processes::signal(pid, Signal::SIGKILL);
     replaced(vllama, old, generation, SWEPT_WITHIN).await;
 }
 
-/// Waits until the old engine is gone and a new generation serves.
+/// Waits until the old engine is gone and the generation after this one serves.
 async fn replaced(vllama: &Vllama, old: &[i32], generation: u64, patience: Duration) {
     let began = Instant::now();
     within(patience, "the old engine is gone", async || {
@@ -138,7 +141,7 @@ async fn replaced(vllama: &Vllama, old: &[i32], generation: u64, patience: Durat
     .await;
     println!("  swept after {:.1} s", began.elapsed().as_secs_f32());
     within(Duration::from_secs(30), "not ready any more", async || {
-        (vllama.health().await["engine"]["generation"] == generation).then_some(())
+        (vllama.health().await["engine"]["generation"] == generation + 1).then_some(())
     })
     .await;
     // A request that comes now waits for the new engine.

@@ -7,33 +7,29 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::harness::Vllama;
-use crate::leftovers::leftovers;
-use crate::{Ground, Runner};
+use crate::shared::{self, Shared};
+use crate::{Ground, Runner, models};
 
 /// The embedding model, as its users know it.
 pub(crate) const MODEL: &str = "all-minilm";
 const SKY: &str = "why is the sky blue?";
 
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
     runner.test("the embedding model is imported from its directory once", async { import(ground) });
-    let start = async {
-        let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state);
-        builder.arguments(&["serve", MODEL, "--json"]).start().await
-    };
-    let Some(vllama) = runner.test("a vllama with the embedding model gets ready", start) else { return };
-    runner.test("a text becomes Ollama's own vector of it", sky(&vllama));
-    runner.test("a batch keeps its order and counts all tokens", batch(&vllama));
-    runner.test("texts of one meaning are near, others are not", meaning(&vllama));
-    runner.test("a long text loses its end, or is refused", long(&vllama));
-    runner.test("num_ctx cuts, and leaves more than the marks", num_ctx(&vllama));
-    runner.test("the older route gives the raw vector", raw(&vllama));
-    runner.test("OpenAI's route takes texts, tokens and base64", openai(&vllama));
-    runner.test("a thousand texts are one answer", thousand(&vllama));
-    runner.test("an embedding model does not chat", chat(&vllama));
-    runner.test("an orderly stop of the embedding model leaves nothing behind", async move {
-        vllama.stop().await;
-        assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
+    let Some(vllama) = shared.vllama(runner, ground) else { return };
+    runner.test("the embedding model is loaded", async {
+        shared::configure(vllama, "").await;
+        models::embed(vllama).await;
     });
+    runner.test("a text becomes Ollama's own vector of it", sky(vllama));
+    runner.test("a batch keeps its order and counts all tokens", batch(vllama));
+    runner.test("texts of one meaning are near, others are not", meaning(vllama));
+    runner.test("a long text loses its end, or is refused", long(vllama));
+    runner.test("num_ctx cuts, and leaves more than the marks", num_ctx(vllama));
+    runner.test("the older route gives the raw vector", raw(vllama));
+    runner.test("OpenAI's route takes texts, tokens and base64", openai(vllama));
+    runner.test("a thousand texts are one answer", thousand(vllama));
+    runner.test("an embedding model does not chat", chat(vllama));
 }
 
 pub(crate) fn import(ground: &Ground) {

@@ -1,4 +1,4 @@
-//! Keys with real clients, and an engine that goes by their priorities.
+//! Keys with real clients, and an engine that goes by their priorities; its context has to be made to fit, too.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -7,18 +7,26 @@ use serde_json::json;
 
 use crate::harness::vllama::Builder;
 use crate::harness::{Request, Vllama};
-use crate::{Ground, MODEL, Runner, clients};
+use crate::shared::Shared;
+use crate::{Ground, MODEL, Runner, changes, clients};
 
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, _: &mut Shared) {
     let place = tempfile::tempdir().unwrap();
     if let Some(python) = clients::python() {
         with_clients(runner, &python, &place.path().join("fake.json"));
     }
     let file = place.path().join("real.json");
     let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state);
-    let builder = builder.env("VLLAMA_KEYS", &file.to_string_lossy());
+    let builder = changes::that_does_not_fit(builder.env("VLLAMA_KEYS", &file.to_string_lossy()), ground);
+    let all = ["--scope", "infer", "--scope", "manage", "--scope", "metrics"];
+    let operator = add(&builder, "operator", &all);
     let keys = [add(&builder, "first", &["--priority", "-5"]), add(&builder, "plain", &[])];
-    let Some(vllama) = runner.test("an engine that goes by priorities gets ready", builder.start()) else { return };
+    let start = builder.start_listening();
+    let Some(vllama) = runner.test("a vllama with an engine that goes by priorities listens", start) else { return };
+    let fit = changes::made_to_fit(&vllama, ground, &operator);
+    if runner.test("a context that does not fit is made to fit, and said so", fit).is_none() {
+        return;
+    }
     runner.test("requests of keys with and without priorities are answered in every dialect", async {
         for key in &keys {
             answered(&vllama, key).await;

@@ -1,7 +1,7 @@
 //! vllama from outside, with the real vLLM and a real model under it.
 //!
-//! A runner of its own: the engine takes a minute to start on two cores, so the tests share one and run in order; those
-//! that kill something come last. `VLLAMA_TEST_VENV` names the virtual environment of the engine, `VLLAMA_TEST_CLIENTS` a
+//! A runner of its own: an engine takes half a minute to start on two cores, so the tests share a vllama and run in order;
+//! those that kill something come last. `VLLAMA_TEST_VENV` names the virtual environment of the engine, `VLLAMA_TEST_CLIENTS` a
 //! Python that has the client packages; without the first everything is skipped. `cargo test --test real -- deaths` runs one
 //! group.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -22,6 +22,7 @@ mod models;
 mod monitoring;
 mod plans;
 mod prompts;
+mod shared;
 mod tools;
 
 use std::panic::AssertUnwindSafe;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use harness::{Vllama, default_model};
+use shared::Shared;
 
 /// The default model, as its users know it.
 const MODEL: &str = default_model::NAME;
@@ -45,17 +47,13 @@ struct Ground {
 }
 
 impl Ground {
-    async fn start(&self) -> Vllama {
-        Vllama::with_real(&self.venv, &self.models, &self.state).start().await
-    }
-
     async fn start_listening(&self) -> Vllama {
         Vllama::with_real(&self.venv, &self.models, &self.state).start_listening().await
     }
 }
 
-/// Tests that share an engine.
-type Group = fn(&mut Runner, &Ground);
+/// Tests of one subject, most of them with the vllama that all groups share.
+type Group = fn(&mut Runner, &Ground, &mut Shared);
 
 /// Counts and tells.
 #[derive(Default)]
@@ -91,28 +89,28 @@ fn main() -> ExitCode {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let ground = Ground { venv, models: place.join("models"), state: place.join("state") };
     leftovers::remember();
-    let mut runner = Runner::default();
+    let (mut runner, mut shared) = (Runner::default(), Shared::default());
     runner.test("the default model is imported from GGUF once", async {
         default_model::import(&ground.venv, &ground.models);
     });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 10] = [
+    let groups: [(&str, Group); 9] = [
         ("plans", plans::run),
         ("answers", answers::run),
-        ("tools", tools::run),
+        ("prompts", prompts::run),
         ("embeddings", embeddings::run),
         ("models", models::run),
         ("clients", clients::run),
-        ("keys", keys::run),
-        ("prompts", prompts::run),
-        ("changes", changes::run),
+        ("tools", tools::run),
         ("deaths", deaths::run),
+        ("keys", keys::run),
     ];
     for (name, run) in groups {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
-            run(&mut runner, &ground);
+            run(&mut runner, &ground, &mut shared);
         }
     }
+    shared.end(&mut runner);
     let Runner { passed, failed, .. } = runner;
     for name in &failed {
         println!("failed: {name}");

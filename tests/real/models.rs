@@ -1,4 +1,5 @@
-//! Several models on one machine, with the real engine: side by side, made of one another, and in turns.
+//! Several models on one machine, with the real engine: side by side, and made of one another. The group `tools` shows how they
+//! take turns.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -8,40 +9,21 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 
 use crate::harness::{Request, Vllama, within};
-use crate::leftovers::leftovers;
+use crate::shared::{Shared, answered, configure};
 use crate::{Ground, LOAD, MODEL, Runner, embeddings};
 
 const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "The capital of France is Paris.";
 
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
     runner.test("the embedding model is imported beside the chat model", async { embeddings::import(ground) });
-    if let Some(vllama) = runner.test("a vllama with two models installed gets ready", ground.start()) {
-        runner.test("a chat model and an embedding model stay loaded side by side", side_by_side(&vllama));
-        runner.test("the package of Ollama chats and embeds in turns without a reload", in_turns(&vllama));
-        runner.test("a copy is served by the engine of its original", copied(&vllama));
-        runner.test("a made model brings its system prompt and parameters", made(&vllama));
-        runner.test("an adapter answers beside its base", adapter(&vllama, ground));
-        runner.test("deleted models are gone and the rest is served on", deleted(&vllama));
-        runner.test("several engines leave nothing behind", stopped(vllama));
-    }
-    let one = async {
-        let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state);
-        builder.env("OLLAMA_MAX_LOADED_MODELS", "1").env("VLLAMA_MIN_RESIDENCE", "0").start().await
-    };
-    if let Some(vllama) = runner.test("a vllama with room for one model gets ready", one) {
-        runner.test("with room for one, two models take turns", swapped(&vllama));
-        runner.test("the last engine leaves nothing behind", stopped(vllama));
-    }
-}
-
-/// The answer of a request that may need a load first.
-async fn answered(vllama: &Vllama, path: &str, body: &Value) -> Value {
-    let mut exchange = vllama.client.send(&Request::post(path, body)).await.unwrap();
-    exchange.patience = LOAD;
-    let answer = exchange.answer().await.unwrap();
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    answer.json()
+    let Some(vllama) = shared.vllama(runner, ground) else { return };
+    runner.test("a chat model and an embedding model stay loaded side by side", side_by_side(vllama));
+    runner.test("the package of Ollama chats and embeds in turns without a reload", in_turns(vllama));
+    runner.test("a copy is served by the engine of its original", copied(vllama));
+    runner.test("a made model brings its system prompt and parameters", made(vllama));
+    runner.test("an adapter answers beside its base", adapter(vllama, ground));
+    runner.test("deleted models are gone and the rest is served on", deleted(vllama));
 }
 
 async fn ask(vllama: &Vllama, model: &str) -> Value {
@@ -54,7 +36,7 @@ async fn ask_with(vllama: &Vllama, model: &str, options: Value) -> Value {
     answered(vllama, "/api/chat", &body).await
 }
 
-async fn embed(vllama: &Vllama) {
+pub(crate) async fn embed(vllama: &Vllama) {
     let body = json!({"model": embeddings::MODEL, "input": "why is the sky blue?"});
     let answer = answered(vllama, "/api/embed", &body).await;
     assert_eq!(answer["prompt_eval_count"], 8);
@@ -62,22 +44,23 @@ async fn embed(vllama: &Vllama) {
 }
 
 /// The names in `/api/ps`.
-async fn loaded(vllama: &Vllama) -> BTreeSet<String> {
+pub(crate) async fn loaded(vllama: &Vllama) -> BTreeSet<String> {
     let body = vllama.get("/api/ps").await.json();
     let models = body["models"].as_array().expect("a list of models");
     models.iter().map(|model| model["name"].as_str().expect("a name").to_owned()).collect()
 }
 
 /// Number of engines, as their sockets tell.
-fn engines(vllama: &Vllama) -> usize {
+pub(crate) fn engines(vllama: &Vllama) -> usize {
     vllama.generations().len()
 }
 
-fn names(list: &[&str]) -> BTreeSet<String> {
+pub(crate) fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
 async fn side_by_side(vllama: &Vllama) {
+    configure(vllama, "").await;
     let begun = Instant::now();
     embed(vllama).await;
     println!("  the second engine answered after {:.1} s", begun.elapsed().as_secs_f32());
@@ -199,22 +182,4 @@ async fn deleted(vllama: &Vllama) {
     }
     within(LOAD, "the engine of the deleted adapter is gone", async || (engines(vllama) == 2).then_some(())).await;
     assert_eq!(ask(vllama, MODEL).await["message"]["content"], ANSWER);
-}
-
-async fn stopped(vllama: Vllama) {
-    vllama.stop().await;
-    assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
-}
-
-async fn swapped(vllama: &Vllama) {
-    assert_eq!(ask(vllama, MODEL).await["message"]["content"], ANSWER);
-    assert_eq!((loaded(vllama).await, engines(vllama)), (names(&[MODEL]), 1));
-    let begun = Instant::now();
-    embed(vllama).await;
-    println!("  the embedding model answered {:.1} s after the chat model had its turn", begun.elapsed().as_secs_f32());
-    assert_eq!((loaded(vllama).await, engines(vllama)), (names(&["all-minilm:latest"]), 1));
-    let begun = Instant::now();
-    assert_eq!(ask(vllama, MODEL).await["message"]["content"], ANSWER);
-    println!("  the chat model answered {:.1} s after the embedding model had its turn", begun.elapsed().as_secs_f32());
-    assert_eq!((loaded(vllama).await, engines(vllama)), (names(&[MODEL]), 1));
 }

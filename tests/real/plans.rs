@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::shared::Shared;
 use crate::{Ground, Runner};
 
 /// Parses the command of every golden plan as `vllm serve` would, without starting anything.
@@ -25,7 +26,7 @@ for plan in plans:
 print("plans:", len(plans))
 "#;
 
-pub(super) fn run(runner: &mut Runner, ground: &Ground) {
+pub(super) fn run(runner: &mut Runner, ground: &Ground, _: &mut Shared) {
     runner.test("vLLM's command line takes every plan that was reviewed", async {
         let families = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
         let python = Command::new(ground.venv.join("bin/python"))

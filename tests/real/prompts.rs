@@ -1,31 +1,29 @@
 //! What the real engine's tokenizer and template make of long prompts, templates, earlier exchanges, and of a request for the
 //! prompt itself (ollama-api §6.3, §6.7, §6.9, §6.10).
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{Request, Vllama};
+use crate::shared::Shared;
 use crate::{Ground, MODEL, Runner};
 
 const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "The capital of France is Paris.";
 
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
-    runner.test("the chat model is installed once more, with marks for gaps", async { install_with_marks(ground) });
-    let Some(vllama) = runner.test("a vllama for prompts gets ready", ground.start()) else { return };
-    runner.test("the prompt is told as the checkpoint's template writes it", rendered(&vllama));
-    runner.test("a long history loses its oldest messages and keeps its system prompt", shortened(&vllama));
-    runner.test("a context of 128 tokens takes a long input and a long answer", small_context(&vllama));
-    runner.test("a last message that is too long is cut at its beginning, or refused", cut(&vllama));
-    runner.test("without shift prompt and answer share the context", shared(&vllama));
-    runner.test("a history beyond the engine's length is answered", beyond_the_engine(&vllama));
-    runner.test("an earlier exchange comes back token for token, and a system prompt with it", round_trip(&vllama));
-    runner.test("a Go template makes the prompt that the checkpoint's own makes", template(&vllama));
-    runner.test("a gap is refused by a model without marks", gap(&vllama));
-    runner.test("a gap is filled by a model with marks, each of them one token", filled(&vllama));
-    runner.test("what counting costs is told", cost(&vllama));
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
+    let Some(vllama) = shared.vllama(runner, ground) else { return };
+    runner.test("the prompt is told as the checkpoint's template writes it", rendered(vllama));
+    runner.test("a long history loses its oldest messages and keeps its system prompt", shortened(vllama));
+    runner.test("a context of 128 tokens takes a long input and a long answer", small_context(vllama));
+    runner.test("a last message that is too long is cut at its beginning, or refused", cut(vllama));
+    runner.test("without shift prompt and answer share the context", share_the_context(vllama));
+    runner.test("a history beyond the engine's length is answered", beyond_the_engine(vllama));
+    runner.test("an earlier exchange comes back token for token, and a system prompt with it", round_trip(vllama));
+    runner.test("a Go template makes the prompt that the checkpoint's own makes", template(vllama));
+    runner.test("a gap is refused by a model without marks", gap(vllama));
+    runner.test("what counting costs is told", cost(vllama));
 }
 
 async fn rendering(vllama: &Vllama, path: &str, mut body: Value) -> String {
@@ -121,7 +119,7 @@ async fn cut(vllama: &Vllama) {
     }
 }
 
-async fn shared(vllama: &Vllama) {
+async fn share_the_context(vllama: &Vllama) {
     let body = json!({"model": MODEL, "prompt": "Write a long story.", "stream": false, "shift": false,
         "options": {"num_ctx": 96, "temperature": 0}});
     let answer = vllama.post("/api/generate", &body).await.json();
@@ -190,68 +188,6 @@ async fn gap(vllama: &Vllama) {
         (answer.status(), answer.error().as_str()),
         (400, "registry.ollama.ai/library/smollm2:135m does not support insert")
     );
-}
-
-/// The name of the chat model with marks for gaps.
-const FILLING: &str = "filling:latest";
-
-/// Installs the chat model once more, with three tokens nobody misses called by the names of StarCoder's marks.
-fn install_with_marks(ground: &Ground) {
-    let installed = ground.models.join("registry.ollama.ai/library");
-    let manifest: Value = read(&installed.join("smollm2/135m/vllama.json"));
-    let digest = manifest["checkpoint"].as_str().unwrap();
-    let from = ground.models.join(".checkpoints").join(digest.trim_start_matches("sha256:"));
-    let to = installed.join("filling/latest");
-    let _ = std::fs::remove_dir_all(&to);
-    std::fs::create_dir_all(&to).unwrap();
-    for file in std::fs::read_dir(from).unwrap().flatten() {
-        let (path, place) = (file.path(), to.join(file.file_name()));
-        if path.extension().is_some_and(|end| end == "json") && file.file_name() != "vllama.json" {
-            let mut text = std::fs::read_to_string(&path).unwrap();
-            for (name, mark) in
-                [("<gh_stars>", "<fim_prefix>"), ("<issue_start>", "<fim_suffix>"), ("<issue_comment>", "<fim_middle>")]
-            {
-                text = text.replace(name, mark);
-            }
-            std::fs::write(place, text).unwrap();
-        } else if path.is_file() {
-            std::fs::hard_link(&path, &place).unwrap();
-        }
-    }
-    let manifest = json!({
-        "name": FILLING, "digest": "f111".repeat(16), "size": 270_000_000, "format": "safetensors",
-        "quantization": "BF16", "license": "Apache-2.0", "parameters": 134_515_008,
-    });
-    std::fs::write(to.join("vllama.json"), manifest.to_string()).unwrap();
-}
-
-fn read(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-async fn filled(vllama: &Vllama) {
-    let ask = async |more: Value| {
-        let mut body = json!({"model": FILLING, "stream": false, "options": {"temperature": 0, "num_predict": 12}});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
-        exchange.patience = Duration::from_secs(400);
-        let answer = exchange.answer().await.unwrap();
-        assert_eq!(answer.status(), 200, "{}", answer.text());
-        answer.json()
-    };
-    let (before, after) = ("def add(a, b):\n    ", "\n    return result\n");
-    let tokens = |answer: &Value| answer["prompt_eval_count"].as_u64().unwrap();
-    let parts = tokens(&ask(json!({"prompt": before, "raw": true})).await)
-        + tokens(&ask(json!({"prompt": after, "raw": true})).await);
-    let answer = ask(json!({"prompt": before, "suffix": after, "system": "not used"})).await;
-    assert_eq!(tokens(&answer), parts + 3, "{answer}");
-    assert!(!answer["response"].as_str().unwrap().contains("<fim"), "{answer}");
-    let ids = answer["context"].as_array().unwrap();
-    assert_eq!(ids.len() as u64, tokens(&answer) + answer["eval_count"].as_u64().unwrap());
-    let shown = vllama.post("/api/show", &json!({"model": FILLING})).await.json();
-    assert_eq!(shown["capabilities"], json!(["completion", "insert"]));
-    let delete = Request::new("DELETE", "/api/delete").body(json!({"model": FILLING}).to_string());
-    assert_eq!(vllama.client.request(&delete).await.status(), 200);
 }
 
 /// To tell the prompt is to count it and a little more, without an answer.

@@ -1,15 +1,19 @@
 //! Calls and thoughts of the real engine. A model of this size makes neither by itself, so a checkpoint of its own brings a
 //! template with examples: three calls where there are tools, three thoughts where it is to think, and the model goes on in
-//! kind. Its tokenizer has no tokens for thoughts, so no parser of vLLM reads them.
+//! kind. Its tokenizer has no tokens for thoughts, so no parser of vLLM reads them. It has marks for gaps in a text, too.
+//!
+//! There is room for one model here, so that loading this one and then the chat model shows how models take turns.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::harness::Vllama;
-use crate::{Ground, MODEL, Runner, clients};
+use crate::shared::{self, Shared};
+use crate::{Ground, MODEL, Runner, clients, embeddings, models};
 
 const CALLER: &str = "caller:135m";
 
@@ -30,23 +34,30 @@ const TEMPLATE: &str = r#"{%- if tools %}
 {{- '<|im_end|>\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"#;
 
-pub(crate) fn run(runner: &mut Runner, ground: &Ground) {
-    runner.test("a checkpoint with a template for tools and thoughts is imported", async { import(ground) });
-    let start = async {
-        let builder = Vllama::with_real(&ground.venv, &ground.models, &ground.state);
-        builder.arguments(&["serve", CALLER, "--json"]).start().await
-    };
-    let Some(vllama) = runner.test("a vllama with that model gets ready", start) else { return };
-    runner.test("a model with such a template calls and thinks", capabilities(&vllama));
-    runner.test("a call arrives whole, streaming and not", call(&vllama));
-    runner.test("a conversation goes on after the result of a call", result(&vllama));
-    runner.test("log-probabilities are complete where a call hides the text", logprobs(&vllama));
-    runner.test("thoughts are parted from the answer, and kept away when not wanted", thoughts(&vllama));
-    runner.test("a schema keeps its order where the model could think", schema(&vllama));
-    clients::calling(runner, &vllama);
+/// The tokens that become marks of gaps: three that nobody misses, called by the names of StarCoder's marks.
+const MARKS: [(&str, &str); 3] =
+    [("<gh_stars>", "<fim_prefix>"), ("<issue_start>", "<fim_suffix>"), ("<issue_comment>", "<fim_middle>")];
+
+pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
+    runner.test("a checkpoint with a template for tools and thoughts, and with marks for gaps, is imported", async {
+        embeddings::import(ground);
+        import(ground);
+    });
+    let Some(vllama) = shared.vllama(runner, ground) else { return };
+    runner.test("an unloaded model has no engine any more", unloaded(vllama));
+    runner.test("with room for one, a model takes the place of another", takes_a_place(vllama));
+    runner.test("a model with such a template calls and thinks, with such marks it fills gaps", capabilities(vllama));
+    runner.test("a call arrives whole, streaming and not", call(vllama));
+    runner.test("a conversation goes on after the result of a call", result(vllama));
+    runner.test("log-probabilities are complete where a call hides the text", logprobs(vllama));
+    runner.test("thoughts are parted from the answer, and kept away when not wanted", thoughts(vllama));
+    runner.test("a schema keeps its order where the model could think", schema(vllama));
+    runner.test("a gap is filled by a model with marks, each of them one token", filled(vllama));
+    clients::calling(runner, vllama);
+    runner.test("the next request loads an unloaded model again, in the place of another", loaded_again(vllama));
 }
 
-/// The default model's checkpoint with the template above.
+/// The default model's checkpoint with the template and the marks above.
 fn import(ground: &Ground) {
     let manifest = ground.models.join("registry.ollama.ai/library").join(MODEL.replace(':', "/")).join("vllama.json");
     let manifest: Value = serde_json::from_slice(&fs::read(manifest).unwrap()).unwrap();
@@ -55,7 +66,14 @@ fn import(ground: &Ground) {
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place).unwrap();
     for file in fs::read_dir(source).unwrap().flatten() {
-        fs::copy(file.path(), place.join(file.file_name())).unwrap();
+        let copy = place.join(file.file_name());
+        if copy.extension().is_some_and(|end| end == "json") {
+            let text = fs::read_to_string(file.path()).unwrap();
+            let marked = MARKS.iter().fold(text, |text, (name, mark)| text.replace(name, mark));
+            fs::write(copy, marked).unwrap();
+        } else {
+            fs::copy(file.path(), copy).unwrap();
+        }
     }
     fs::write(place.join("chat_template.jinja"), TEMPLATE).unwrap();
     let status = Command::new(env!("CARGO_BIN_EXE_vllama"))
@@ -67,6 +85,34 @@ fn import(ground: &Ground) {
     fs::remove_dir_all(place).unwrap();
 }
 
+/// The chat model is unloaded, the embedding model stays.
+async fn unloaded(vllama: &Vllama) {
+    shared::load(vllama, MODEL).await;
+    models::embed(vllama).await;
+    shared::configure(vllama, shared::ROOM_FOR_ONE).await;
+    let answer = vllama.post("/api/generate", &json!({"model": MODEL, "keep_alive": 0})).await.json();
+    assert_eq!(answer["done_reason"], "unload");
+    vllama.engine_state("stopped").await;
+    assert!(!models::loaded(vllama).await.contains(MODEL));
+    assert_eq!(vllama.get("/health/ready").await.status(), 200);
+}
+
+async fn takes_a_place(vllama: &Vllama) {
+    let begun = Instant::now();
+    shared::load(vllama, CALLER).await;
+    println!("  it is loaded after {:.1} s", begun.elapsed().as_secs_f32());
+    assert_eq!((models::loaded(vllama).await, models::engines(vllama)), (models::names(&[CALLER]), 1));
+}
+
+async fn loaded_again(vllama: &Vllama) {
+    let health = vllama.health().await;
+    let before = health["engine"]["generation"].as_u64().unwrap();
+    shared::load(vllama, MODEL).await;
+    assert_eq!((models::loaded(vllama).await, models::engines(vllama)), (models::names(&[MODEL]), 1));
+    let engine = vllama.health().await["engine"].clone();
+    assert_eq!((&engine["state"], engine["generation"].as_u64()), (&json!("ready"), Some(before + 1)));
+}
+
 fn weather(stream: bool) -> Value {
     json!({"model": CALLER, "stream": stream, "options": {"temperature": 0, "num_predict": 80},
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
@@ -76,7 +122,7 @@ fn weather(stream: bool) -> Value {
 
 async fn capabilities(vllama: &Vllama) {
     let shown = vllama.post("/api/show", &json!({"model": CALLER})).await.json();
-    assert_eq!(shown["capabilities"], json!(["completion", "tools", "thinking"]));
+    assert_eq!(shown["capabilities"], json!(["completion", "tools", "insert", "thinking"]));
 }
 
 async fn call(vllama: &Vllama) {
@@ -145,4 +191,21 @@ async fn schema(vllama: &Vllama) {
     let text = answer["message"]["content"].as_str().unwrap();
     let object: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
     assert_eq!(object.keys().collect::<Vec<_>>(), ["name", "age"], "{text}");
+}
+
+async fn filled(vllama: &Vllama) {
+    let ask = async |more: Value| {
+        let mut body = json!({"model": CALLER, "stream": false, "options": {"temperature": 0, "num_predict": 12}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        shared::answered(vllama, "/api/generate", &body).await
+    };
+    let (before, after) = ("def add(a, b):\n    ", "\n    return result\n");
+    let tokens = |answer: &Value| answer["prompt_eval_count"].as_u64().unwrap();
+    let parts = tokens(&ask(json!({"prompt": before, "raw": true})).await)
+        + tokens(&ask(json!({"prompt": after, "raw": true})).await);
+    let answer = ask(json!({"prompt": before, "suffix": after, "system": "not used"})).await;
+    assert_eq!(tokens(&answer), parts + 3, "{answer}");
+    assert!(!answer["response"].as_str().unwrap().contains("<fim"), "{answer}");
+    let ids = answer["context"].as_array().unwrap();
+    assert_eq!(ids.len() as u64, tokens(&answer) + answer["eval_count"].as_u64().unwrap());
 }

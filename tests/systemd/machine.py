@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60  # seconds: longest wait for any state; the machine may be busy
+PATIENCE = 120  # seconds: longest wait for any state; the machine may be busy
 PORT = 11434
 MODEL = "smollm2:135m"
 BIN = ROOT / "target/debug"

@@ -92,11 +92,11 @@ class Units(unittest.TestCase):
         self.assertEqual(machine.chat("FAKE:count 3")[0], 200)
 
     def test_it_is_started_when_it_listens_and_its_status_tells_of_the_model(self):
-        self.drop_in("[Service]\nWatchdogSec=2\n")  # requests are told of at this pace
+        self.drop_in("[Service]\nWatchdogSec=4\n")  # requests are told of at this pace
         machine.systemctl("restart", "vllama.service")
         self.assertEqual(machine.ask("GET", "/health/live")[0], 200, "it listens as soon as systemd counts it started")
         eventually("the status tells of the model", lambda: machine.shown("StatusText") == "smollm2:135m ready")
-        stream = Stream(75)
+        stream = Stream(150)
         running = "smollm2:135m ready, 1 running"
         eventually("the status tells of the request", lambda: machine.shown("StatusText") == running)
         self.assertTrue(stream.has_come_to_its_end())
@@ -142,7 +142,7 @@ class Units(unittest.TestCase):
         self.assertEqual(machine.shown("NRestarts"), "1")
 
     def test_hung_it_is_found_by_the_watchdog_and_comes_back(self):
-        self.drop_in("[Service]\nWatchdogSec=2\n")
+        self.drop_in("[Service]\nWatchdogSec=4\n")
         machine.systemctl("restart", "vllama.service")
         eventually("the model is loaded", machine.is_ready)
         main, before = machine.main(), machine.processes()

@@ -11,7 +11,7 @@ use super::tools::{Tools, may_call};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::options::{Limit, Options};
 use crate::api::pass::Request;
-use crate::model::{Capability, Installed};
+use crate::model::Installed;
 
 /// Which of the two routes; they take the same messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +54,14 @@ pub fn shape(request: &mut Request, model: &Installed, route: Route) -> Result<(
                 }
             }
         }
-        Tools::Same | Tools::Others(_)
-            if may_call(request.member("tool_choice")) && !model.card.can(Capability::Tools) =>
-        {
-            return Err(ApiError::Unable(model.name.full(), "tools"));
+        tools => {
+            if may_call(request.member("tool_choice")) {
+                request.call_tools(model)?;
+            }
+            if let Tools::Others(tools) = tools {
+                request.set("tools", tools.as_bytes());
+            }
         }
-        Tools::Same => {}
-        Tools::Others(tools) => request.set("tools", tools.as_bytes()),
     }
     thinking::put(request, &model.card);
     messages(request, model)?;

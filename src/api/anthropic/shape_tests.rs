@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
-use crate::model::{Card, Manifest, ModelName, Overlay};
+use crate::model::{Capability, Card, Manifest, ModelName, Overlay};
 
 fn model(capabilities: &[Capability], overlay: Overlay) -> Installed {
     Installed {

@@ -40,7 +40,7 @@ impl Wanted {
     /// [`ApiError::NotFound`], [`ApiError::NotAllowed`], or [`ApiError::Cloud`].
     pub fn find(&self, app: &App, call: &Call, shown: &str, cloud: &'static str) -> Result<Arc<Installed>, ApiError> {
         allow(call, &self.name)?;
-        if let Some(installed) = app.store.find(&self.name) {
+        if let Some(installed) = app.find(&self.name) {
             call.facts.set_model(installed.name.display());
             return Ok(installed);
         }

@@ -9,9 +9,10 @@ use bytes::BytesMut;
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::response::{Asked, Clock, Progress, Shape, Translator};
+use super::response::{Asked, Clock, Shape, Translator};
 use super::sse::Events;
 use super::thoughts::Splitter;
+use crate::api::stream::Progress;
 use crate::telemetry::Facts;
 
 /// A stream up to this many bytes is replayed as a whole for every cut. Of longer ones each line is cut for itself: what

@@ -19,6 +19,7 @@ use super::pattern::Pattern;
 use super::request::Logprobs;
 use super::thoughts::{Parts, Splitter};
 use super::tool_calls::{ToolCall, ToolCalls};
+use crate::api::stream::Progress;
 use crate::telemetry::{Facts, Timestamp};
 
 /// Which of the two objects an answer is.
@@ -39,17 +40,6 @@ pub struct Clock {
     pub leased: Instant,
     /// The first text came.
     pub first: Option<Instant>,
-}
-
-/// How far an answer is after an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Progress {
-    /// Nothing yet that says the request went well.
-    Waiting,
-    /// On its way.
-    Begun,
-    /// The last line is written.
-    Done,
 }
 
 /// What an answer needs to know about its request.

@@ -68,7 +68,9 @@ impl Run {
         let clock = Clock { arrived: call.arrived, leased: Instant::now(), first: None };
         let (request_id, trace, facts) = (call.request_id.clone(), call.trace.clone(), call.facts.clone());
         let priority = call.grant.priority();
-        Ok(Self { model: model.clone(), lease, request_id, trace, facts, priority, clock })
+        // It may have failed on its parsers while the request waited.
+        let model = model.clone().read_like(lease.given_up());
+        Ok(Self { model, lease, request_id, trace, facts, priority, clock })
     }
 
     fn origin(&self) -> Origin<'_> {

@@ -1,87 +1,48 @@
-//! The body of a streamed answer: polls the engine's body directly, so that a client that goes away takes the lease
-//! and the engine's work with it. No task and no channel stand between the two.
-
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+//! A streamed answer in Ollama's words: lines, made from the events of the engine.
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame};
+use http_body::Body;
 
 use super::error::ApiError;
-use super::response::{Progress, Translator};
+use super::response::Translator;
 use super::sse::Events;
+use crate::api::stream::{Progress, Streamed, Telling};
 
 /// Lines of an answer, made from the events of an engine's body `B`. Holds `L`, the lease, until the last line is made.
-pub struct Lines<B, L> {
-    engine: Option<Pin<Box<B>>>,
-    lease: Option<L>,
-    events: Events,
-    translator: Translator,
-    progress: Progress,
-    /// Lines made but not yet handed on.
-    ready: BytesMut,
-}
+pub type Lines<B, L> = Streamed<B, L, Translation>;
 
 impl<B, L> Lines<B, L>
 where
     B: Body<Data = Bytes>,
-    B::Error: Into<ApiError>,
+    ApiError: From<B::Error>,
 {
-    /// Reads until the engine shows that it is at work. Only then is it safe to answer 200 (§13.34).
+    /// Reads until the engine shows that it is at work.
     ///
     /// # Errors
     /// What went wrong before.
     pub async fn open(engine: B, lease: L, translator: Translator) -> Result<Self, ApiError> {
-        let mut lines = Self {
-            engine: Some(Box::pin(engine)),
-            lease: Some(lease),
-            events: Events::default(),
-            translator,
-            progress: Progress::Waiting,
-            ready: BytesMut::with_capacity(4096),
-        };
-        while lines.progress == Progress::Waiting {
-            poll_fn(|context| lines.poll_read(context)).await?;
-        }
-        lines.translator.begin();
-        Ok(lines)
+        Self::begun(engine, lease, Translation { events: Events::default(), translator, progress: Progress::Waiting })
+            .await
     }
+}
 
-    /// Reads once from the engine and makes the lines it gives. All events that come in one read leave as one frame.
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ApiError>> {
-        let Some(engine) = &mut self.engine else {
-            return Poll::Ready(Ok(()));
-        };
-        let outcome = match ready!(engine.as_mut().poll_frame(context)) {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) if self.progress < Progress::Done => self.absorb(&bytes),
-                Ok(_) | Err(_) => Ok(()),
-            },
-            // After `[DONE]` this is the end, one way or another. Before it, it is none.
-            Some(Err(_)) | None if self.progress == Progress::Done => {
-                self.engine = None;
-                Ok(())
-            }
-            Some(Err(error)) => Err(error.into()),
-            None => Err(ApiError::Gone),
-        };
-        if outcome.is_err() {
-            self.engine = None;
-        }
-        if outcome.is_err() || self.progress == Progress::Done {
-            // The place is free before the client has read the last line. The body is read on to its end, which is
-            // near, so that its connection can be used again.
-            self.lease = None;
-        }
-        Poll::Ready(outcome)
-    }
+/// Events on their way to become lines.
+pub struct Translation {
+    events: Events,
+    translator: Translator,
+    progress: Progress,
+}
 
-    fn absorb(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
-        let Self { events, translator, progress, ready, .. } = self;
+impl Telling for Translation {
+    type Error = ApiError;
+
+    fn read(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<(), ApiError> {
+        let Self { events, translator, progress } = self;
         let mut outcome = Ok(());
-        events.read(bytes, |data| match translator.event(data, ready) {
+        if *progress == Progress::Done {
+            return outcome;
+        }
+        events.read(bytes, |data| match translator.event(data, out) {
             Ok(now) => {
                 *progress = now.max(*progress);
                 now != Progress::Done
@@ -93,41 +54,23 @@ where
         });
         outcome
     }
-}
 
-impl<B, L> Body for Lines<B, L>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<ApiError>,
-    L: Unpin,
-{
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let lines = self.get_mut();
-        loop {
-            if !lines.ready.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(lines.ready.split().freeze()))));
-            }
-            if lines.engine.is_none() {
-                return Poll::Ready(None);
-            }
-            if let Err(error) = ready!(lines.poll_read(context)) {
-                // The status has been sent; the last line says what happened (§1.2).
-                lines.ready.extend_from_slice(&error.line());
-            }
-        }
+    fn progress(&self) -> Progress {
+        self.progress
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.engine.is_none() && self.ready.is_empty()
+    fn begin(&mut self) {
+        self.translator.begin();
+    }
+
+    /// The last line says what happened (ollama-api §1.2).
+    fn fail(&mut self, error: ApiError, out: &mut BytesMut) {
+        out.extend_from_slice(&error.line());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -135,23 +78,8 @@ mod tests {
 
     use super::*;
     use crate::api::ollama::response::{Asked, Clock, Shape};
-    use crate::scheduler::EngineGone;
+    use crate::api::stream::Recorded;
     use crate::telemetry::Facts;
-
-    /// An engine's body that has all been received, in pieces.
-    struct Recorded(VecDeque<Result<Bytes, EngineGone>>);
-
-    impl Body for Recorded {
-        type Data = Bytes;
-        type Error = EngineGone;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _context: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, EngineGone>>> {
-            Poll::Ready(self.0.pop_front().map(|piece| piece.map(Frame::data)))
-        }
-    }
 
     const ROLE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
     const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n";
@@ -164,11 +92,7 @@ mod tests {
         let now = Instant::now();
         let clock = Clock { arrived: now, leased: now, first: None };
         let translator = Translator::new(&asked, clock, Arc::new(Facts::default()));
-        let pieces = pieces.iter().map(|piece| match *piece {
-            "gone" => Err(EngineGone::HungUp),
-            piece => Ok(Bytes::copy_from_slice(piece.as_bytes())),
-        });
-        Lines::open(Recorded(pieces.collect()), lease, translator).await
+        Lines::open(Recorded::new(pieces), lease, translator).await
     }
 
     async fn read(lines: Lines<Recorded, Arc<()>>) -> String {

@@ -61,12 +61,9 @@ fn tools(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// [`ApiError::Unable`].
-pub(super) fn can_call(request: &Request, model: &Installed) -> Result<(), ApiError> {
+pub(super) fn can_call(request: &mut Request, model: &Installed) -> Result<(), ApiError> {
     let may = request.member("tool_choice") != Some("\"none\"");
-    if may && !model.card.can(Capability::Tools) {
-        return Err(ApiError::Unable(model.name.full(), "tools"));
-    }
-    Ok(())
+    if may { request.call_tools(model) } else { Ok(()) }
 }
 
 /// Whether this JSON is a list of nothing.

@@ -10,19 +10,8 @@ use memchr::memmem::{self, Finder};
 
 use super::usage::UsageFinder;
 use super::{Dialect, Meaning, model_name};
+use crate::api::stream::Progress;
 use crate::telemetry::Facts;
-
-/// How far a stream has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Progress {
-    /// No event has come yet.
-    #[default]
-    Waiting,
-    /// Events come.
-    Begun,
-    /// The last event has come.
-    Done,
-}
 
 /// Rewrites the events of one answer.
 #[derive(Debug)]

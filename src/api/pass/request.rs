@@ -11,7 +11,7 @@ use super::{Dialect, Question, model_name};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::names::Wanted;
 use crate::api::{App, Call, Reply};
-use crate::model::Installed;
+use crate::model::{Capability, Installed};
 use crate::scheduler::Lease;
 
 /// A body whose model is known, with what is to be changed in it.
@@ -25,6 +25,8 @@ pub struct Request {
     edits: Vec<(Range<usize>, Vec<u8>)>,
     /// Whether the client is not told the token counts of a stream.
     hides_usage: bool,
+    /// The model whose calls of tools it wants, by its whole name.
+    calls_tools: Option<String>,
 }
 
 impl Request {
@@ -52,7 +54,8 @@ impl Request {
         }
         let name = members.place("model").map(|place| serde_json::from_slice::<Option<String>>(&body[place.clone()]));
         let asked = name.transpose().map_err(unreadable)?.flatten().filter(|name| !name.trim().is_empty());
-        Ok(Self { members, asked: asked.ok_or(ApiError::ModelRequired)?, body, edits: Vec::new(), hides_usage: false })
+        let asked = asked.ok_or(ApiError::ModelRequired)?;
+        Ok(Self { members, asked, body, edits: Vec::new(), hides_usage: false, calls_tools: None })
     }
 
     /// The model's name as the client wrote it.
@@ -108,6 +111,19 @@ impl Request {
         self.hides_usage = true;
     }
 
+    /// Says that the model may call the request's tools.
+    ///
+    /// # Errors
+    /// [`ApiError::Unable`] where it cannot; [`Request::pass_over`] tells the same when its engine has turned out not to.
+    pub fn call_tools(&mut self, model: &Installed) -> Result<(), ApiError> {
+        let name = model.name.full();
+        if !model.card.can(Capability::Tools) {
+            return Err(ApiError::Unable(name, "tools"));
+        }
+        self.calls_tools = Some(name);
+        Ok(())
+    }
+
     /// The body for an engine that calls the model `served`.
     #[must_use]
     pub fn spliced(mut self, served: &str) -> Bytes {
@@ -159,6 +175,9 @@ impl Request {
         dialect: &'static Dialect,
     ) -> Result<Reply, PassError> {
         call.facts.set_asked(self.body.len(), lease.max_model_len());
+        if let Some(name) = self.calls_tools.take().filter(|_| lease.given_up().tools == Some(false)) {
+            return Err(ApiError::Unable(name, "tools").into());
+        }
         if let Some(priority) = call.grant.priority()
             && (priority != 0 || self.member("priority").is_some())
         {

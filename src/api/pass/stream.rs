@@ -1,40 +1,26 @@
-//! The body of an answer that passes through as a stream: polls the engine's body directly, so that a client that goes
-//! away takes the lease and the engine's work with it. No task and no channel stand between the two.
+//! An answer that passes through as a stream of events, in the dialect the engine speaks.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame};
+use http_body::Body;
 
 use super::Dialect;
 use super::error::{EngineError, PassError};
-use super::events::{Events, Progress};
+use super::events::Events;
 use crate::api::ollama::error::ApiError;
+use crate::api::stream::{Progress, Streamed, Telling};
 use crate::telemetry::Facts;
 
 /// Events of an engine's body `B`, rewritten. Holds `L`, the lease, until the last event has come.
-pub struct Passed<B, L> {
-    engine: Option<Pin<Box<B>>>,
-    lease: Option<L>,
-    events: Events,
-    dialect: &'static Dialect,
-    /// The engine's name for the model and the client's, for errors.
-    names: (String, String),
-    facts: Arc<Facts>,
-    /// Lines rewritten but not yet handed on.
-    ready: BytesMut,
-}
+pub type Passed<B, L> = Streamed<B, L, Passing>;
 
 impl<B, L> Passed<B, L>
 where
     B: Body<Data = Bytes>,
     ApiError: From<B::Error>,
 {
-    /// Reads until the engine shows that it is at work. Only then is it safe to answer 200 (ollama-api §13.34).
+    /// Reads until the engine shows that it is at work. `names` are the engine's for the model and the client's, for errors.
     ///
     /// # Errors
     /// What went wrong before.
@@ -46,104 +32,53 @@ where
         dialect: &'static Dialect,
         facts: Arc<Facts>,
     ) -> Result<Self, PassError> {
-        let (engine, lease) = (Some(Box::pin(engine)), Some(lease));
-        let mut passed = Self { engine, lease, events, dialect, names, facts, ready: BytesMut::with_capacity(4096) };
-        while passed.events.progress() == Progress::Waiting {
-            poll_fn(|context| passed.poll_read(context)).await?;
-        }
-        passed.facts.set_first_token();
-        Ok(passed)
+        Self::begun(engine, lease, Passing { events, dialect, names, facts }).await
     }
+}
 
-    /// Reads once from the engine. All events that come in one read leave as one frame.
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PassError>> {
-        let Some(engine) = &mut self.engine else {
-            return Poll::Ready(Ok(()));
-        };
-        let outcome = match ready!(engine.as_mut().poll_frame(context)) {
-            Some(Ok(frame)) => frame.into_data().map_or(Ok(()), |bytes| self.absorb(&bytes)),
-            // After the last event this is the end, one way or another. Before it, it is none.
-            Some(Err(_)) | None if self.events.progress() == Progress::Done => {
-                self.engine = None;
-                Ok(())
-            }
-            Some(Err(error)) => Err(ApiError::from(error).into()),
-            None => Err(ApiError::Gone.into()),
-        };
-        if outcome.is_err() {
-            self.engine = None;
-        }
-        if outcome.is_err() || self.events.progress() == Progress::Done {
-            // The place is free before the client has read the last event. The body is read on to its end, which is
-            // near, so that its connection can be used again.
-            self.lease = None;
-            self.facts.set_complete();
-        }
-        Poll::Ready(outcome)
-    }
+/// Events on their way through.
+pub struct Passing {
+    events: Events,
+    dialect: &'static Dialect,
+    names: (String, String),
+    facts: Arc<Facts>,
+}
 
-    fn absorb(&mut self, bytes: &[u8]) -> Result<(), PassError> {
-        self.events.read(bytes, &mut self.ready, &self.facts).map_err(|data| {
+impl Telling for Passing {
+    type Error = PassError;
+
+    fn read(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<(), PassError> {
+        self.events.read(bytes, out, &self.facts).map_err(|data| {
             let (served, asked) = self.names.clone();
             PassError::Engine(EngineError::in_stream(data, served, asked))
         })
     }
-}
 
-impl<B, L> Body for Passed<B, L>
-where
-    B: Body<Data = Bytes>,
-    ApiError: From<B::Error>,
-    L: Unpin,
-{
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let passed = self.get_mut();
-        loop {
-            if !passed.ready.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(passed.ready.split().freeze()))));
-            }
-            if passed.engine.is_none() {
-                return Poll::Ready(None);
-            }
-            if let Err(error) = ready!(passed.poll_read(context)) {
-                // The status has been sent; the last event says what happened.
-                passed.ready.extend_from_slice(&(passed.dialect.error)(&error.told(), passed.events.count()));
-            }
-        }
+    fn progress(&self) -> Progress {
+        self.events.progress()
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.engine.is_none() && self.ready.is_empty()
+    fn begin(&mut self) {
+        self.facts.set_first_token();
+    }
+
+    fn end(&mut self) {
+        self.facts.set_complete();
+    }
+
+    /// The last event says what happened.
+    fn fail(&mut self, error: PassError, out: &mut BytesMut) {
+        out.extend_from_slice(&(self.dialect.error)(&error.told(), self.events.count()));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use http_body_util::BodyExt;
 
     use super::*;
     use crate::api::openai::stream::DIALECT;
-    use crate::scheduler::EngineGone;
-
-    /// An engine's body that has all been received, in pieces.
-    struct Recorded(VecDeque<Result<Bytes, EngineGone>>);
-
-    impl Body for Recorded {
-        type Data = Bytes;
-        type Error = EngineGone;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _context: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, EngineGone>>> {
-            Poll::Ready(self.0.pop_front().map(|piece| piece.map(Frame::data)))
-        }
-    }
+    use crate::api::stream::Recorded;
 
     const TEXT: &str = "data: {\"id\":\"1\",\"model\":\"m:latest\",\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n";
     const USAGE: &str =
@@ -157,12 +92,8 @@ mod tests {
         facts: &Arc<Facts>,
     ) -> Result<Passed<Recorded, Arc<()>>, PassError> {
         let names = ("m:latest".to_owned(), "M".to_owned());
-        let pieces = pieces.iter().map(|piece| match *piece {
-            "gone" => Err(EngineGone::HungUp),
-            piece => Ok(Bytes::copy_from_slice(piece.as_bytes())),
-        });
         let events = Events::new(&DIALECT, &names.0, &names.1);
-        Passed::open(Recorded(pieces.collect()), lease.clone(), events, names, &DIALECT, facts.clone()).await
+        Passed::open(Recorded::new(pieces), lease.clone(), events, names, &DIALECT, facts.clone()).await
     }
 
     async fn read(pieces: &[&str]) -> String {

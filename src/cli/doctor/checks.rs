@@ -255,8 +255,7 @@ fn directory(place: &Answer<Place>, wanted: &Wanted) -> Vec<Finding> {
 
 fn store(facts: &Facts) -> Vec<Finding> {
     let inspection = match &facts.store {
-        Ok(Some(inspection)) => inspection,
-        Ok(None) => return vec![well("empty: get a model with `ollama pull NAME`")],
+        Ok(inspection) => inspection,
         Err(why) => return no_answer("the model store", why, "check the file system and its permissions"),
     };
     let mut findings = Vec::new();
@@ -279,9 +278,10 @@ fn store(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if findings.is_empty() {
-        findings.push(well(match inspection.models {
-            0 => "empty: get a model with `ollama pull NAME`".to_owned(),
-            count => format!("{}, all whole", counted(count, "model")),
+        findings.push(well(match (inspection.models, inspection.base_models) {
+            (0, 0) => "empty: get a model with `ollama pull NAME`".to_owned(),
+            (own, 0) => format!("{}, all whole", counted(own, "model")),
+            (own, base) => format!("{}, all whole, {base} of them from the image", counted(own + base, "model")),
         }));
     }
     findings

@@ -40,7 +40,7 @@ fn well_equipped() -> Facts {
         port: Ok(Port::Free(([127, 0, 0, 1], 11434).into())),
         limits: Limits { descriptors: 1 << 20, locked: u64::MAX },
         max_connections: 4096,
-        store: Ok(Some(Inspection { models: 2, ..Inspection::default() })),
+        store: Ok(Inspection { models: 2, ..Inspection::default() }),
     }
 }
 
@@ -165,12 +165,13 @@ fn a_file_system_that_does_not_answer_is_told_and_hangs_nobody() {
 #[test]
 fn scraps_in_the_store_are_told_each_with_what_to_do() {
     let store = Inspection {
+        base_models: 0,
         models: 1,
         broken: vec![("/m/a/vllama.json".into(), "its checkpoint is not there".into())],
         leftovers: 3,
         foreign: vec!["/m/b".into()],
     };
-    let found = bad(&Facts { store: Ok(Some(store)), ..well_equipped() });
+    let found = bad(&Facts { store: Ok(store), ..well_equipped() });
     let words = [["/m/a/vllama.json", "ollama pull"], ["3 unfinished", "next start"], ["/m/b", "chown"]];
     assert_eq!(found.len(), words.len(), "{found:?}");
     for ((check, level, text), words) in found.iter().zip(words) {

@@ -42,8 +42,8 @@ pub(super) struct Facts {
     pub limits: Limits,
     /// Most connections at a time, as the operator wants it.
     pub max_connections: usize,
-    /// What is installed; `None` when there is no store yet.
-    pub store: Answer<Option<Inspection>>,
+    /// What is installed.
+    pub store: Answer<Inspection>,
 }
 
 /// Bytes of a file system.

@@ -12,6 +12,7 @@ use crate::access::{Entry, Gate, KeyFile, Limits, Now, Scope, Secret, Usage};
 use crate::cli::key::problem;
 use crate::cli::problem::Problem;
 use crate::config::Config;
+use crate::disk::{self, Lasting};
 
 /// How often the file is looked at. A revoked key is good for so long.
 const LOOK: Duration = Duration::from_millis(500);
@@ -78,12 +79,9 @@ impl Keys {
     /// Writes down what keys have used, if that has changed.
     pub(super) fn note(&self) {
         let Some(usage) = self.gate.changed_usage(Now::read()) else { return };
-        let written = || {
-            let unfinished = self.usage.with_extension("new");
-            std::fs::write(&unfinished, serde_json::to_vec(&usage)?)?;
-            std::fs::rename(&unfinished, &self.usage)
-        };
-        if let Err(error) = written() {
+        // Numbers by digests always become JSON. Who has used how much is for the eyes of the operator.
+        let text = serde_json::to_vec(&usage).unwrap_or_default();
+        if let Err(error) = disk::replace(&self.usage, &text, 0o600, Lasting::Unsynced) {
             let file = self.usage.display();
             tracing::warn!(%file, %error, "what keys have used today cannot be written down; a restart forgets it");
         }

@@ -54,7 +54,7 @@ const FIXED: [(&str, Shown); 15] = [
 
 /// Settings that hold at once, or from the next start of an engine on.
 const LIVE: [(&str, Shown); 20] = [
-    ("log", |config| config.log.clone()),
+    ("log", |config| config.log.to_string()),
     ("origins", |config| config.origins.join(",")),
     ("max-queue", |config| config.max_queue.to_string()),
     ("max-loaded-models", |config| config.max_loaded.to_string()),
@@ -110,10 +110,7 @@ impl Reload {
                 return;
             }
         };
-        if let Err(error) = logs::set_filter(&wanted.config.log) {
-            tracing::error!("the log filter '{}' cannot be used, and nothing changes: {error}", wanted.config.log);
-            return;
-        }
+        logs::set_filter(wanted.config.log.clone());
         let changed = differing(&LIVE, &self.wanted.borrow().config, &wanted.config);
         let fixed = differing(&FIXED, &self.started, &wanted.config);
         self.server.send_replace(Arc::new(server_settings(&wanted.config, self.keys.as_deref(), self.shares)));
@@ -152,5 +149,14 @@ mod tests {
         let known: BTreeSet<_> = FIXED.iter().chain(&LIVE).map(|(name, _)| *name).chain(["config"]).collect();
         let all: BTreeSet<_> = config::SETTINGS.iter().map(|setting| setting.flag).chain(["models"]).collect();
         assert_eq!(known, all);
+    }
+
+    #[test]
+    fn the_settings_that_wait_for_a_restart_are_those_that_the_document_names() {
+        let text = include_str!("../../../docs/configuration.md");
+        let (_, rest) = text.split_once("<!-- fixed -->").expect("the document marks them");
+        let (names, _) = rest.split_once("<!-- end of fixed -->").expect("and their end");
+        let names: Vec<&str> = names.split('`').skip(1).step_by(2).collect();
+        assert_eq!(names, FIXED.map(|(name, _)| name));
     }
 }

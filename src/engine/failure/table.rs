@@ -112,7 +112,7 @@ impl Kind {
             Self::SharedMemoryFull => row(
                 "shared_memory_full",
                 true,
-                "/dev/shm is too small for the engine; give the container more with `--shm-size=2g` (Compose: `shm_size: 2g`)",
+                "/dev/shm is full or too small for the engine; give the container more with `--shm-size=2g` (Compose: `shm_size: 2g`)",
             ),
             Self::GpuMemoryBusy => row(
                 "gpu_memory_busy",
@@ -254,6 +254,7 @@ const LOADING: &[When] = &[When::Loading];
 /// The table, most telling first.
 pub(super) const SIGNATURES: &[Signature] = &[
     any(&["Insufficient space in /dev/shm"], Kind::SharedMemoryFull),
+    any(&["No space left on device", "/dev/shm"], Kind::SharedMemoryFull),
     any(&["No space left on device"], Kind::DiskFull),
     any(&["Free memory on device", "less than desired GPU memory utilization"], Kind::GpuMemoryBusy),
     any(&["Error in memory profiling"], Kind::GpuMemoryMoved),

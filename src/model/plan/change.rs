@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frontend::Frontend;
 use super::{Choice, Device, Plan};
+use crate::model::ParserChoice;
 
 /// Memory of each GPU, as the share of it that an engine takes.
 const SHARE: &str = "--gpu-memory-utilization";
@@ -162,6 +163,13 @@ impl Plan {
         self
     }
 
+    /// What changes have taken from the engine: what it does not read any more, although the card says that it does.
+    #[must_use]
+    pub fn given_up(&self) -> ParserChoice {
+        let gave_up = |lever| self.changes.iter().any(|change| change.lever == lever).then_some(false);
+        ParserChoice { tools: gave_up(Lever::ToolParser), thoughts: gave_up(Lever::ReasoningParser) }
+    }
+
     /// Tokens in a step of an engine that is short of memory.
     #[must_use]
     pub const fn small_step() -> u32 {
@@ -233,36 +241,13 @@ fn set(choices: &mut Vec<Choice>, name: &'static str, value: Option<&str>, reaso
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::plan::Memory;
-
-    fn choice(name: &'static str, value: &str) -> Choice {
-        Choice { name, value: Some(value.to_owned()), more: Vec::new(), reason: "chosen".into() }
-    }
+    use crate::model::plan::{Memory, sample};
 
     fn plan() -> Plan {
-        Plan {
-            checkpoint: "/models/m".into(),
-            served_name: "m".into(),
-            checkpoint_name: "m".into(),
-            device: Device::Cuda,
-            gpus: 2,
-            frontend: Frontend::Python,
-            flags: vec![
-                choice(LENGTH, "100000"),
-                choice(SHARE, "0.80"),
-                Choice { value: None, ..choice(TOOL_CHOICE, "") },
-                choice(TOOL_PARSER, "hermes"),
-                choice(REASONING_PARSER, "qwen3"),
-            ],
-            environment: Vec::new(),
-            left_out: Vec::new(),
-            extra_arguments: Vec::new(),
-            extra_environment: Vec::new(),
-            memory: Memory { weights: 30, cache: 40, overhead: 10 },
-            concurrency: 256,
-            refusal: None,
-            changes: Vec::new(),
-        }
+        let choices = [(LENGTH, "100000"), (SHARE, "0.80"), (TOOL_PARSER, "hermes"), (REASONING_PARSER, "qwen3")];
+        let mut plan = sample::plan(Device::Cuda, 2, &choices);
+        plan.flags.push(sample::choice(TOOL_CHOICE, None));
+        Plan { memory: Memory { weights: 30, cache: 40, overhead: 10 }, ..plan }
     }
 
     fn change(lever: Lever, from: &str, to: &str) -> Change {
@@ -291,8 +276,10 @@ mod tests {
         let changed = plan().changed(&change(Lever::ToolParser, "hermes", "none"));
         assert_eq!((flag(&changed, TOOL_PARSER), flag(&changed, TOOL_CHOICE)), (None, None));
         assert_eq!(changed.left_out[0].name, TOOL_PARSER);
+        assert_eq!(changed.given_up(), ParserChoice { tools: Some(false), thoughts: None });
         let changed = plan().changed(&change(Lever::ReasoningParser, "qwen3", "none"));
         assert_eq!(flag(&changed, REASONING_PARSER), None);
+        assert_eq!(changed.given_up(), ParserChoice { tools: None, thoughts: Some(false) });
         let changed = plan().changed(&change(Lever::PeerToPeer, "on", "off"));
         assert_eq!(changed.lever(Lever::PeerToPeer).as_deref(), Some("off"));
         assert_eq!(flag(&changed, NO_ALL_REDUCE).as_deref(), Some(""));

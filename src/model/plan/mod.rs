@@ -199,4 +199,6 @@ fn concurrency(fit: &Fit, device: Device, hardware: &Hardware, wishes: &Wishes) 
 }
 
 #[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
 mod tests;

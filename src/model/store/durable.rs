@@ -1,11 +1,12 @@
 //! Writing that a crash cannot tear: everything is on the disk before it gets its name, and the name comes by rename.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::disk::{self, sync_directory};
 use crate::model::digest::files_below;
 
 /// Times a rename is tried again when the directory it goes to was removed in between, by whoever emptied it.
@@ -14,10 +15,8 @@ const TRIES: u32 = 16;
 /// Writes a file whole: beside the store's other unfinished things in `staging` first, then to its name.
 pub(super) fn write(staging: &Path, target: &Path, bytes: &[u8], modified: Option<SystemTime>) -> io::Result<()> {
     let unfinished = staging.join("manifest");
-    let mut file = File::create(&unfinished)?;
-    file.write_all(bytes)?;
     // Models are no secret, and a server may run as another user than the one that imported them.
-    file.set_permissions(Permissions::from_mode(0o644))?;
+    let file = disk::create(&unfinished, bytes, 0o644)?;
     if let Some(modified) = modified {
         file.set_modified(modified)?;
     }
@@ -99,8 +98,4 @@ pub(super) fn prune(directory: &Path, root: &Path) {
             return;
         }
     }
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }

@@ -13,8 +13,10 @@ use crate::model::parser_choice::ParserChoices;
 /// What a look at a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
-    /// Number of whole models.
+    /// Number of whole models in the writable layer.
     pub models: usize,
+    /// Number of models that the read-only layer below adds: those of an image.
+    pub base_models: usize,
     /// Manifests that are no whole model, and why.
     pub broken: Vec<(PathBuf, String)>,
     /// Directories that somebody began to build in and never finished.
@@ -24,25 +26,30 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Looks at the writable layer in `root`, whose models may stand on those in `base`; `None` when there is none yet.
+    /// Looks at the writable layer in `root`, which need not be there yet, and at the models in `base`, which its own may
+    /// stand on.
     ///
     /// # Errors
     /// When `root` or `base` cannot be read.
-    pub fn of(root: &Path, base: &Path) -> io::Result<Option<Self>> {
+    pub fn of(root: &Path, base: &Path) -> io::Result<Self> {
+        let base = (base.is_dir() && base != root).then(|| Base::read(base, ParserChoices::default())).transpose()?;
+        let layer = Layer { root: root.into() };
+        let names = base.iter().flat_map(|base| base.models.keys());
+        let base_models = names.filter(|name| !layer.manifest(name).exists()).count();
         let owner = match fs::metadata(root) {
             Ok(facts) => facts.uid(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { base_models, ..Self::default() });
+            }
             Err(error) => return Err(error),
         };
-        let layer = Layer { root: root.into() };
-        let mut found = Self { leftovers: leftovers(&layer.staging()), ..Self::default() };
+        let mut found = Self { base_models, leftovers: leftovers(&layer.staging()), ..Self::default() };
         let manifests = layer.manifests()?;
         let areas = [layer.checkpoints(), layer.adapters(), layer.blobs()];
         let inside = areas.iter().filter_map(|area| fs::read_dir(area).ok()).flatten().flatten();
         let entries = manifests.iter().cloned().chain(areas.iter().cloned()).chain(inside.map(|entry| entry.path()));
         found.foreign =
             entries.filter(|path| fs::symlink_metadata(path).is_ok_and(|facts| facts.uid() != owner)).collect();
-        let base = (base.is_dir() && base != root).then(|| Base::read(base, ParserChoices::default())).transpose()?;
         let inner = Inner::new(layer, base, ParserChoices::default());
         for file in manifests {
             match whole(&inner, &file) {
@@ -53,7 +60,7 @@ impl Inspection {
                 Err(error) => found.broken.push((file, error.to_string())),
             }
         }
-        Ok(Some(found))
+        Ok(found)
     }
 }
 
@@ -88,19 +95,19 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().join("models");
         let look = || Inspection::of(&root, Path::new("/nowhere")).expect("a look");
-        assert_eq!(look(), None);
+        assert_eq!(look(), Inspection::default());
         let place = root.join("registry.ollama.ai/library/a/latest");
         fs::create_dir_all(&place).expect("a place");
         fs::create_dir_all(root.join(".staging/half")).expect("a leftover");
-        assert_eq!(look(), Some(Inspection { leftovers: 1, ..Inspection::default() }));
+        assert_eq!(look(), Inspection { leftovers: 1, ..Inspection::default() });
         let held = File::open(root.join(".staging/half")).map(try_flock).expect("open").expect("a lock");
-        assert_eq!(look(), Some(Inspection::default()), "somebody builds there: {held:?}");
+        assert_eq!(look(), Inspection::default(), "somebody builds there: {held:?}");
         let digest = "0".repeat(64);
         let manifest = format!(
             r#"{{"name":"a","digest":"{digest}","size":1,"format":"safetensors","quantization":"F32","license":null,"parameters":1,"checkpoint":"{digest}"}}"#
         );
         fs::write(place.join("vllama.json"), manifest).expect("a manifest");
-        let found = look().expect("a store");
+        let found = look();
         assert_eq!(found.models, 0);
         assert!(
             found.broken[0].1.contains(".checkpoints/000") && found.broken[0].1.contains("is not there"),

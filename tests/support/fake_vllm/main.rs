@@ -40,6 +40,7 @@
 
 mod answer;
 mod arguments;
+mod body;
 mod embeddings;
 mod engine;
 mod fault;
@@ -57,6 +58,7 @@ mod settings;
 mod sleep;
 mod speech;
 mod startup;
+mod stream;
 mod vocabulary;
 
 use std::process::ExitCode;

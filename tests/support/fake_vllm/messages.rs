@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::body::CutOff;
 use crate::engine::Engine;
 use crate::openai::{Job, Kind, Refusal, invalid, known_model, prompt};
 use crate::run::{Run, Step};
-use crate::server::{CutOff, Pieces};
+use crate::stream::Pieces;
 
 /// Kinds of blocks that vLLM knows.
 const BLOCKS: [&str; 9] = [

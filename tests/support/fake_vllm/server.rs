@@ -1,15 +1,11 @@
 //! The HTTP server on the Unix socket.
 
-use std::convert::Infallible;
 use std::io::Write as _;
-use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -17,58 +13,14 @@ use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use crate::body::{Body, CutOff, GARBAGE, empty, event_stream, json_answer, refused, typed};
 use crate::engine::Engine;
 use crate::fault::{Fault, Planned};
 use crate::messages::{self, Accepted};
 use crate::openai::{self, Job, Kind, Refusal};
 use crate::run::{Run, Step};
+use crate::stream::{Pieces, events, replay, replay_file, replay_whole, stream};
 use crate::{embeddings, metrics, responses, scores, sleep, speech};
-
-/// The connection ends in the middle of an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("cut off")]
-pub struct CutOff;
-
-impl From<Infallible> for CutOff {
-    fn from(never: Infallible) -> Self {
-        match never {}
-    }
-}
-
-/// What is no answer in any language.
-const GARBAGE: &[u8] = b"data: {\"id\": \xff\xfe\x00\x1b[31m\xc3\x28, \"choices\
-\n";
-
-/// Body of an answer.
-enum Body {
-    Whole(Option<Bytes>),
-    Stream(mpsc::Receiver<Result<Bytes, CutOff>>),
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = CutOff;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
-        match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        match self {
-            Self::Whole(bytes) => {
-                hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Self::Stream(_) => hyper::body::SizeHint::default(),
-        }
-    }
-}
 
 /// Serves connections for ever.
 pub async fn accept(listener: UnixListener, engine: Arc<Engine>) {
@@ -203,20 +155,22 @@ enum Asked {
 }
 
 /// An answer to be made, and its shape.
-enum Answer {
+pub enum Answer {
     Generation(Job),
     Message(Accepted),
 }
 
 impl Answer {
-    fn job(&self) -> &Job {
+    /// Whose it is.
+    pub fn job(&self) -> &Job {
         match self {
             Self::Generation(job) => job,
             Self::Message(accepted) => &accepted.job,
         }
     }
 
-    async fn events(&self, run: Run, engine: &Engine, sender: &Pieces) -> Option<()> {
+    /// Sends its events.
+    pub async fn events(&self, run: Run, engine: &Engine, sender: &Pieces) -> Option<()> {
         match self {
             Self::Generation(job) => events(job, run, engine, sender).await,
             Self::Message(accepted) => accepted.events(run, engine, sender).await,
@@ -395,114 +349,6 @@ async fn whole(answer: Answer, mut run: Run, engine: &Engine) -> Result<Response
     }
 }
 
-/// The answer as events, each sent when its token comes.
-fn stream(answer: Answer, run: Run, engine: Arc<Engine>) -> Response<Body> {
-    let (sender, pieces) = mpsc::channel(8);
-    tokio::spawn(async move {
-        let closed = sender.clone();
-        tokio::select! {
-            // Hanging up is an abort, even while no token comes.
-            () = closed.closed() => {}
-            _ = answer.events(run, &engine, &sender) => {}
-        }
-    });
-    event_stream(pieces)
-}
-
-/// Takes the pieces of a stream.
-pub type Pieces = mpsc::Sender<Result<Bytes, CutOff>>;
-
-async fn events(job: &Job, mut run: Run, engine: &Engine, sender: &Pieces) -> Option<()> {
-    let event = |value: &Value| Ok(Bytes::from(format!("data: {value}\n\n")));
-    let mut opened = false;
-    let mut sent = 0;
-    // Most events differ in the text alone, and load tests want many of them.
-    let plain = job.is_plain().then(|| job.plain_event("@@@").to_string());
-    let plain = plain.as_deref().and_then(|event| event.split_once("\"@@@\""));
-    loop {
-        let step = run.step().await;
-        // vLLM sends the first chunk together with the first output, not before.
-        if !opened && !matches!(step, Step::Cut | Step::Garbage | Step::EngineError) {
-            opened = true;
-            if let Some(opening) = job.opening() {
-                sender.send(event(&opening)).await.ok()?;
-            }
-        }
-        match step {
-            Step::Token(index) => {
-                sent = index + 1;
-                let bytes = match plain {
-                    Some((before, after)) if sent > 1 && sent < job.tokens.len() => {
-                        let text = if engine.settings.stamp { json!(now()) } else { json!(job.tokens[index].text) };
-                        Ok(Bytes::from(format!("data: {before}{text}{after}\n\n")))
-                    }
-                    _ => event(&job.event(index)),
-                };
-                sender.send(bytes).await.ok()?;
-                continue;
-            }
-            Step::Finished => job.count(engine),
-            Step::EngineError => {
-                sender.send(event(&Refusal::engine_dead().body())).await.ok()?;
-                return sender.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await.ok();
-            }
-            Step::Cut => return sender.send(Err(CutOff)).await.ok(),
-            Step::Garbage => {
-                sender.send(Ok(Bytes::from_static(GARBAGE))).await.ok()?;
-                return sender.send(Err(CutOff)).await.ok();
-            }
-            Step::NoDone => return None,
-            Step::Aborted => sender.send(event(&job.abort())).await.ok()?,
-        }
-        if let Some(closing) = job.closing(sent, run.times()) {
-            sender.send(event(&closing)).await.ok()?;
-        }
-        return sender.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await.ok();
-    }
-}
-
-/// Nanoseconds since 1970, as text.
-fn now() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos()).to_string()
-}
-
-fn replay_file(job: &Job, engine: &Engine) -> Option<(std::path::PathBuf, usize)> {
-    let asked = job.replay.as_ref().map(|(name, piece)| (engine.settings.replay_directory.join(name), *piece));
-    asked.or_else(|| engine.settings.replay.clone())
-}
-
-/// The bytes of a file as the event stream, cut into pieces that arrive one by one.
-fn replay(file: &Path, piece: usize, run: Run) -> Response<Body> {
-    let bytes = match std::fs::read(file) {
-        Ok(bytes) => Bytes::from(bytes),
-        Err(error) => panic!("replay: {}: {error}", file.display()),
-    };
-    let (sender, pieces) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let _running = run;
-        for start in (0..bytes.len()).step_by(piece.max(1)) {
-            let end = (start + piece.max(1)).min(bytes.len());
-            if sender.send(Ok(bytes.slice(start..end))).await.is_err() {
-                return;
-            }
-            // Lets the server write this piece before the next one joins it.
-            tokio::task::yield_now().await;
-        }
-    });
-    event_stream(pieces)
-}
-
-/// A whole answer: NAME.json where a recorded stream of that NAME has one beside it, else the file itself.
-fn replay_whole(file: &Path) -> Response<Body> {
-    let beside = file.with_added_extension("json");
-    let file = if beside.exists() { &beside } else { file };
-    match std::fs::read_to_string(file) {
-        Ok(text) => typed(200, "application/json", text),
-        Err(error) => panic!("replay: {}: {error}", file.display()),
-    }
-}
-
 /// What comes instead of an answer.
 fn instead(fault: Fault, raw: &Raw) -> Result<Response<Body>, CutOff> {
     match fault {
@@ -515,32 +361,4 @@ fn instead(fault: Fault, raw: &Raw) -> Result<Response<Body>, CutOff> {
         Fault::NotJson => Ok(typed(200, "application/json", "<html>this is no JSON</html>".to_owned())),
         _ => Ok(refused(&Refusal::new(500, "InternalServerError", "the fake failed"))),
     }
-}
-
-fn event_stream(pieces: mpsc::Receiver<Result<Bytes, CutOff>>) -> Response<Body> {
-    response(200, Some("text/event-stream; charset=utf-8"), Body::Stream(pieces))
-}
-
-fn refused(refusal: &Refusal) -> Response<Body> {
-    json_answer(refusal.status, &refusal.body())
-}
-
-fn json_answer(status: u16, value: &Value) -> Response<Body> {
-    typed(status, "application/json", value.to_string())
-}
-
-fn typed(status: u16, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {
-    response(status, Some(kind), Body::Whole(Some(text.into())))
-}
-
-fn empty(status: u16) -> Response<Body> {
-    response(status, None, Body::Whole(None))
-}
-
-fn response(status: u16, kind: Option<&'static str>, body: Body) -> Response<Body> {
-    let mut response = Response::builder().status(status).header("server", "uvicorn").header("vary", "Origin");
-    if let Some(kind) = kind {
-        response = response.header("content-type", kind);
-    }
-    response.body(body).expect("a valid response")
 }
