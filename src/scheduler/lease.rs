@@ -86,9 +86,7 @@ impl Lease {
         let mut turn = None;
         let mut patience = self.patience;
         loop {
-            let began_to_wait = Instant::now();
-            let (client, generation) = self.client_after(dead, patience).await?;
-            patience = patience.map(|patience| patience.saturating_sub(began_to_wait.elapsed()));
+            let (client, generation) = used_up(self.client_after(dead, patience), &mut patience).await?;
             let asking = begin(&client, path, content.clone(), origin);
             let (answer, own_turn) = in_turn(asking, turn.take()).await;
             let gone = match answer {
@@ -115,7 +113,7 @@ impl Lease {
                     return Err(EngineGone::Poisoned);
                 }
                 // It may have been the doing of the one whose turn it was, which is known when that turn is over.
-                turn = self.suspects.turn().await;
+                turn = used_up(self.turn_within(patience), &mut patience).await?;
                 if !self.suspects.has_convict(generation) {
                     return gone.into_answer();
                 }
@@ -125,7 +123,7 @@ impl Lease {
             }
             tracing::warn!(request_id, path, "the engine died before it answered; the request is asked again");
             self.replayed.fetch_add(1, Ordering::Relaxed);
-            turn = self.suspects.turn().await;
+            turn = used_up(self.turn_within(patience), &mut patience).await?;
         }
     }
 
@@ -135,6 +133,20 @@ impl Lease {
         let is_over = |status: &Status| status.client.is_none() || status.generation != generation;
         let shown = timeout(DEATH_SHOWS, engine.wait_for(is_over)).await;
         shown.is_ok_and(|status| status.is_ok())
+    }
+
+    /// The turn of a request that has seen an engine die. Whoever has it may be waiting for the next engine, so it ends as
+    /// [`Lease::client_after`] does.
+    async fn turn_within(&self, patience: Option<Duration>) -> Result<Option<SemaphorePermit<'_>>, EngineGone> {
+        let Some(patience) = patience else { return Ok(self.suspects.turn().await) };
+        if self.engine.borrow().ready_in(Instant::now()).is_some_and(|wait| wait > patience) {
+            return Err(self.too_slow());
+        }
+        timeout(patience, self.suspects.turn()).await.map_err(|_| self.too_slow())
+    }
+
+    fn too_slow(&self) -> EngineGone {
+        EngineGone::TooSlow { retry_after: self.engine.borrow().ready_in(Instant::now()).unwrap_or_default() }
     }
 
     /// The client of the first generation that is not `dead`, and its number. Ends as soon as it is known that this would take
@@ -165,9 +177,16 @@ impl Lease {
                 return Err(EngineGone::Unreached);
             }
         }
-        let retry_after = self.engine.borrow().ready_in(Instant::now()).unwrap_or_default();
-        Err(EngineGone::TooSlow { retry_after })
+        Err(self.too_slow())
     }
+}
+
+/// Waits, and takes the time that it took from the patience.
+async fn used_up<T>(waiting: impl Future<Output = T>, patience: &mut Option<Duration>) -> T {
+    let since = Instant::now();
+    let waited = waiting.await;
+    *patience = patience.map(|patience| patience.saturating_sub(since.elapsed()));
+    waited
 }
 
 /// Why an answer has not begun.

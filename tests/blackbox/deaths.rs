@@ -121,11 +121,12 @@ async fn who_has_no_answer_yet_gets_it_from_the_next_engine() {
 
 #[tokio::test]
 async fn who_says_how_long_he_waits_does_not_wait_longer_for_the_next_engine() {
-    let vllama = Vllama::with_fake().with_phases().env("FAKE_VLLM_FIRST_TOKEN_MS", "400").start().await;
-    let ask = |prefer: &str| Request::post("/api/chat", &chat("FAKE:count 3", false)).header("Prefer", prefer);
+    let vllama = Vllama::with_fake().with_phases().env("FAKE_VLLM_FIRST_TOKEN_MS", "1000").start().await;
     let mut asking = Vec::new();
+    // Whoever sees the engine die first is asked again first; the others do not wait for that, either.
     for prefer in ["wait=0", "wait=1", "respond-async"] {
-        asking.push(vllama.client.send(&ask(prefer)).await.expect("a request on its way"));
+        let request = Request::post("/api/chat", &chat("FAKE:count 3", false)).header("Prefer", prefer);
+        asking.push(vllama.client.send(&request).await.expect("a request on its way"));
     }
     vllama.engine_runs(3).await;
     // By what is known the next engine is there in less than a second; but it does not come.
