@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
@@ -52,6 +53,16 @@ pub enum EngineGone {
     /// In the middle of it; the request may be what killed it.
     #[error("the engine hung up in the middle of a request")]
     HungUp,
+    /// Before it answered, and the request does not wait for the next one as long as that takes.
+    #[error(
+        "the engine died before it answered, and it takes another {} s to start again, which is longer than this request \
+         waits; try again then",
+        .retry_after.as_secs_f64().ceil()
+    )]
+    TooSlow {
+        /// When the next one will be ready, by what is known.
+        retry_after: Duration,
+    },
     /// More than once in the middle of this request, which is not tried again.
     #[error(
         "the engine died each time it worked on this request, so the request is not tried again for ten minutes; the \

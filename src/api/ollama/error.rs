@@ -1,5 +1,7 @@
 //! Everything that can go wrong with a native request: one status and one exact text each (ollama-api §14).
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde::Serialize;
 
@@ -173,6 +175,7 @@ pub struct LeaseErrorText {
 
 impl From<LeaseError> for ApiError {
     fn from(error: LeaseError) -> Self {
+        let text = error.to_string();
         let status = match &error {
             LeaseError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
             // Not 404: clients answer that with a download (§13.25), which would not help.
@@ -181,15 +184,11 @@ impl From<LeaseError> for ApiError {
             | LeaseError::QueueFull { .. }
             | LeaseError::TooSlow { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let retry_after = match &error {
-            LeaseError::QueueFull { retry_after } | LeaseError::TooSlow { retry_after } => {
-                Some(retry_after.as_secs_f64().ceil().max(1.0))
-            }
+        let retry_after = match error {
+            LeaseError::QueueFull { retry_after } | LeaseError::TooSlow { retry_after } => Some(seconds(retry_after)),
             _ => None,
         };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds, at least one")]
-        let retry_after = retry_after.map(|seconds| seconds as u64);
-        Self::NoLease(LeaseErrorText { status, text: error.to_string(), retry_after })
+        Self::NoLease(LeaseErrorText { status, text, retry_after })
     }
 }
 
@@ -198,8 +197,18 @@ impl From<EngineGone> for ApiError {
         match gone {
             EngineGone::Unreached | EngineGone::HungUp => Self::Gone,
             EngineGone::Poisoned => Self::Poisoned(gone),
+            EngineGone::TooSlow { retry_after } => Self::NoLease(LeaseErrorText {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                text: gone.to_string(),
+                retry_after: Some(seconds(retry_after)),
+            }),
         }
     }
+}
+
+/// A time for `Retry-After`: whole seconds, at least one.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
 impl From<std::io::Error> for ApiError {

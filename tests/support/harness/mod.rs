@@ -6,8 +6,10 @@ pub mod client;
 pub mod default_model;
 pub mod embedder;
 pub mod model;
+pub mod phases;
 pub mod processes;
 pub mod vllama;
 
 pub use client::{Answer, Client, Exchange, Framing, Request};
+pub use phases::Phases;
 pub use vllama::{Vllama, eventually, within};

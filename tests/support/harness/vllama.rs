@@ -14,10 +14,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Answer, Client, Request};
+use super::phases::Phases;
 use super::{embedder, model, processes};
 
 /// Longest wait for any state. Far above what is normal, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the fake engine's orders lie, below a test's own directory.
+const ORDERS: &str = "orders";
 
 /// Time between two looks at a state that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(5);
@@ -256,6 +260,11 @@ impl Vllama {
         self.directory.path().join(name)
     }
 
+    /// Holds the fake engine up, where it was built [`Builder::with_phases`].
+    pub fn phases(&self) -> Phases {
+        Phases(self.path(ORDERS))
+    }
+
     /// The directories of engine generations that are there now.
     pub fn generations(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -413,6 +422,18 @@ impl Builder {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The fake engine can be held up in its phases, see [`Vllama::phases`].
+    pub fn with_phases(self) -> Self {
+        let Phases(orders) = self.phases();
+        std::fs::create_dir(&orders).expect("a directory of the test's own");
+        self.env("FAKE_VLLM_ORDERS", &orders.to_string_lossy())
+    }
+
+    /// The same before it is started.
+    pub fn phases(&self) -> Phases {
+        Phases(self.path().join(ORDERS))
     }
 
     /// Hands a listening socket over, as systemd does.
