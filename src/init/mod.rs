@@ -36,7 +36,7 @@ pub use inherit::inherited_listeners;
 pub use memory::give_back_memory;
 pub use reap::{Exit, OnExit};
 pub use run::{Init, Pulse, Signal, Stopper};
-pub use session::Session;
+pub use session::{Frozen, Session};
 pub use spawn::{Child, GENERATION, Spawner, Spec};
 pub use strays::{kill_strays, strays};
 pub use survival::ask_to_be_spared;

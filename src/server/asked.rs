@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 
 use super::Settings;
 use super::front::Visitor;
+use super::patience::Patience;
 use super::router::Entry;
 use crate::api::{self, Call, Reply};
 
@@ -17,12 +18,17 @@ pub(super) const SOON: HeaderValue = HeaderValue::from_static("1");
 
 /// A request on its way to its route.
 pub(super) struct Asked<'a> {
+    /// Its head.
     pub head: &'a request::Parts,
+    /// Its body, of which nothing has been read.
     pub body: Incoming,
     /// What the handler gets of it, as far as it is known.
     pub call: Call,
+    /// The settings as they were when it came: they may change meanwhile.
     pub settings: &'a Settings,
+    /// Whose it is.
     pub visitor: Visitor,
+    pub patience: &'a Patience,
 }
 
 impl Asked<'_> {

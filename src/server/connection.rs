@@ -131,6 +131,8 @@ async fn serve(
     let (answering, waiting) = (front.clone(), patience.clone());
     let service = service_fn(move |request| {
         let (front, patience) = (answering.clone(), waiting.clone());
+        // Before anybody reads on.
+        patience.begin();
         async move { Ok::<_, Infallible>(front.answer(request, patience, visitor).await) }
     });
     let mut stream = Patient::new(stream, patience.clone(), times);

@@ -1,5 +1,9 @@
 //! How long a client may take to send a head, and to take what it is sent; and whether its connection rests, where it may
 //! take much longer. hyper would have one time for both.
+//!
+//! And what becomes of the request of a client that has said its last word: some (`nc -N`, `socat`) shut their half of the
+//! connection down and wait for the answer. TCP does not tell them from those who have left, so what may be long in coming
+//! is given up, as in Ollama, and what is there at once is answered.
 
 use std::io;
 use std::pin::Pin;
@@ -24,12 +28,20 @@ pub struct Patience {
     stalled: AtomicBool,
     /// Whether the last answer said that the connection is closed after it.
     closes: AtomicBool,
+    /// Whether the request that is being answered needs its client no more.
+    outlasts: AtomicBool,
 }
 
 impl Patience {
     /// Notes that a head has been read.
     pub fn begin(&self) {
+        self.outlasts.store(false, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the request has come to its end and is answered at once, so that its client need say no more.
+    pub fn outlast(&self) {
+        self.outlasts.store(true, Ordering::Relaxed);
     }
 
     /// Whether any head has been read.
@@ -91,12 +103,14 @@ pub struct Patient<S> {
     head: Option<Pin<Box<Sleep>>>,
     /// There while something waits to be taken.
     stall: Option<Pin<Box<Sleep>>>,
+    /// Number of the last request in which the client was found to say no more.
+    silent_in: usize,
 }
 
 impl<S> Patient<S> {
     /// The time for a head begins with its first byte.
     pub fn new(stream: S, patience: Arc<Patience>, times: Times) -> Self {
-        Self { stream, unread: Bytes::new(), patience, times, head: None, stall: None }
+        Self { stream, unread: Bytes::new(), patience, times, head: None, stall: None, silent_in: 0 }
     }
 
     /// Puts back what was read too much.
@@ -107,6 +121,21 @@ impl<S> Patient<S> {
     /// The stream alone.
     pub fn into_inner(self) -> S {
         self.stream
+    }
+
+    /// What becomes of the end of what a client says while its request, of this number, is being answered.
+    fn last_word(&mut self, request: usize, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.patience.outlasts.load(Ordering::Relaxed) {
+            // It is asked again when the answer has been written.
+            return Poll::Pending;
+        }
+        if self.silent_in != request {
+            // The request came just now, and has its turn after this.
+            self.silent_in = request;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// What becomes of a write: one that cannot go on is given up after a while.
@@ -139,11 +168,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = self.read(context, buffer);
         let Some(ended) = self.patience.all_ended() else {
             // A request is being answered: no hurry.
             self.head = None;
-            return read;
+            let is_end = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+            let request = self.patience.begun.load(Ordering::Relaxed);
+            return if is_end { self.last_word(request, context) } else { read };
         };
         let hurried = self.patience.is_hurried(ended);
         if read.is_ready() && !hurried {
