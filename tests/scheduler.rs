@@ -123,10 +123,10 @@ impl Ground {
         let directory = directory.to_owned();
         let spawner = self.spawner.clone();
         Factory {
-            plan: Box::new(|model| Plan {
+            plan: Box::new(|name, model| Plan {
                 checkpoint: model.directory.clone(),
-                served_name: model.manifest.name.clone(),
-                checkpoint_name: model.manifest.name.clone(),
+                served_name: name.to_owned(),
+                checkpoint_name: name.to_owned(),
                 device: Device::Cuda,
                 gpus: 1,
                 flags: vec![Choice { name: "--enable-sleep-mode", value: None, more: Vec::new(), reason: "".into() }],

@@ -109,7 +109,7 @@ fn factory(directory: &Path, spawner: Spawner) -> Factory {
     let hardware = Hardware { nvidia: false, bfloat16: true, memory_available: 64 << 30, gpus: Vec::new() };
     let directory = directory.to_owned();
     Factory {
-        plan: Box::new(move |model| Plan::new(model, &hardware, &Wishes::default())),
+        plan: Box::new(move |name, model| Plan::called(name, model, &hardware, &Wishes::default())),
         engine: Box::new(move |model, plan| {
             let place = directory.join(model.name.model());
             let installation = Installation {

@@ -149,7 +149,7 @@ impl KeyFile {
     /// [`FileError`], and nothing has changed.
     pub fn revoke(&self, name: &KeyName) -> Result<(), FileError> {
         self.change(|keys| {
-            let mut keys = keys.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            let mut keys = keys.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is not there"))?;
             let key = keys.iter_mut().find(|key| key.is_good() && key.name == *name);
             key.ok_or_else(|| FileError::Unknown(name.clone()))?.revoked = Some(now());
             Ok(Some(keys))

@@ -147,6 +147,15 @@ pub const ASKS_A_MODEL: &[&str] = &[
     anthropic::routes::MESSAGES,
 ];
 
+/// Routes whose work takes long without a model.
+const TAKES_LONG: &[&str] = &["/api/pull", "/api/push", "/api/create"];
+
+/// Whether the work of a route is given up as soon as its client may have left; others are answered even so.
+#[must_use]
+pub fn ends_with_its_client(path: &str) -> bool {
+    ASKS_A_MODEL.contains(&path) || TAKES_LONG.contains(&path)
+}
+
 /// One request.
 #[derive(Debug)]
 pub struct Call {

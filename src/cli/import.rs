@@ -3,6 +3,7 @@
 //! vLLM cannot load GGUF any more, so a script that the engine's Python runs makes a checkpoint of it. A directory is
 //! checked and copied.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -71,7 +72,7 @@ fn import(order: &Order<'_>, spawner: &Spawner) -> Result<(), Problem> {
     let progress = Progress::new(config.voice, config.json_logs);
     let cannot_store = |error| {
         let what = format!("cannot write the model store {}", config.models.display());
-        Problem::new(what, error, "choose a directory you may write with --models-dir")
+        Problem::new(what, error, "choose a directory you may write with --state-dir or --models-dir")
     };
     let store = Store::with_base(&config.models, Some(&config.base_models)).map_err(cannot_store)?;
     if if_missing && store.find(name).is_some() {
@@ -121,6 +122,11 @@ fn convert(
     progress: &Progress,
 ) -> Result<Source, Problem> {
     let Order { name, config, .. } = *order;
+    if !is_gguf(file) {
+        let what = format!("cannot import {}", file.display());
+        let fix = "give the path of a GGUF file or of a checkpoint's directory";
+        return Err(Problem::new(what, "it is no GGUF file: such a file begins with GGUF", fix));
+    }
     let python = Python::beside(&config.engine, &config.environment, spawner.clone());
     let arguments = [file.into(), staging.directory().into()];
     let mut running = python.run(IMPORT_GGUF, arguments, []).map_err(|error| {
@@ -145,7 +151,23 @@ fn convert(
         Some(Err(message)) => Err(Problem::new(what, message, "the file is left as it was; nothing was installed")),
         _ => {
             let why = format!("the import ended without a result ({exit:?}) {said}");
-            Err(Problem::new(what, why, "check that memory and disk suffice, then try again"))
+            let fix = if said.contains("ModuleNotFoundError") {
+                let python = python.program().display();
+                format!("{python} is not the Python of an engine: tell where vLLM's `vllm` program is with --engine")
+            } else {
+                "check that memory and disk suffice, then try again".to_owned()
+            };
+            Err(Problem::new(what, why, fix))
         }
+    }
+}
+
+/// Whether a file begins as a GGUF file does; one that cannot be read is left to whoever reads all of it.
+fn is_gguf(file: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut magic));
+    match read {
+        Ok(()) => magic == *b"GGUF",
+        Err(error) => error.kind() != std::io::ErrorKind::UnexpectedEof,
     }
 }

@@ -89,7 +89,7 @@ fn add(file: &KeyFile, as_json: bool, entry: impl FnOnce(&Secret) -> Entry) -> R
 }
 
 fn list(file: &KeyFile, as_json: bool) -> Result<(), Problem> {
-    let missing = || FileError::System(io::ErrorKind::NotFound.into());
+    let missing = || FileError::System(io::Error::new(io::ErrorKind::NotFound, "it is not there"));
     let keys = file.read().and_then(|keys| keys.ok_or_else(missing));
     let keys = keys.map_err(|error| problem(file, "read", error))?;
     if as_json {

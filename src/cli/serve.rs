@@ -98,7 +98,7 @@ fn start(config: Config) -> Result<i32, Problem> {
     let parsers = planning::parser_choices(&config);
     let store = Store::with_parsers(&config.models, Some(&config.base_models), parsers).map_err(|error| {
         let what = format!("cannot read the model store {}", config.models.display());
-        Problem::new(what, error, "choose a directory you may write with --models-dir")
+        Problem::new(what, error, "choose a directory you may write with --state-dir or --models-dir")
     })?;
     let model = preflight::model(&store, &config)?;
     let wanted = Wanted::new(config)?;

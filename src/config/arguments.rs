@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 use super::command_line::command;
 use super::key::{self, KeyOrder};
 use super::resolve::config;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ollama};
 use crate::model::ModelName;
 
 /// What vllama was asked to do.
@@ -74,7 +74,8 @@ pub fn parse(
         environment.into_iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
+            ollama::explain_verb(&mut error);
             let code = if error.use_stderr() { 2 } else { 0 };
             return Ok(Verb::Print { text: error.render().to_string(), code });
         }

@@ -14,6 +14,8 @@ use crate::model::ModelName;
 const DEFAULT: &str = "/etc/vllama/vllama.toml";
 /// Largest configuration file, in bytes.
 const LIMIT: u64 = 1 << 20;
+/// Names that are more like each other than this, from 0 to 1, may be mistaken for each other; clap's own bound for flags.
+const ALIKE: f64 = 0.7;
 /// The setting that names the file, which the file itself cannot hold.
 pub(super) const FLAG: &str = "config";
 
@@ -72,12 +74,7 @@ impl File {
             let flag = key.get_ref().replace('_', "-");
             let at = format!("{}: {}", place(key.span().start), key.get_ref());
             if flag == FLAG || !SETTINGS.iter().any(|setting| setting.flag == flag) {
-                let known: Vec<_> = SETTINGS
-                    .iter()
-                    .filter(|setting| setting.flag != FLAG)
-                    .map(|setting| setting.flag.replace('-', "_"))
-                    .collect();
-                return Err(ConfigError(format!("{at}: no such setting; there are models, {}", known.join(", "))));
+                return Err(ConfigError(format!("{at}: no such setting; {}", instead_of(key.get_ref()))));
             }
             let Some(written) = plain(&flag, value.get_ref()) else {
                 return Err(ConfigError(format!(
@@ -104,6 +101,19 @@ impl File {
     /// A setting's value as it would be written on the command line, and where it stands.
     pub(super) fn setting(&self, flag: &str) -> Option<(String, String)> {
         self.settings.get(flag).filter(|(value, _)| !value.is_empty()).cloned()
+    }
+}
+
+/// What whoever wrote a name that no setting has may have meant.
+fn instead_of(wrong: &str) -> String {
+    let settings = SETTINGS.iter().filter(|setting| setting.flag != FLAG).map(|setting| setting.flag.replace('-', "_"));
+    let known: Vec<_> = std::iter::once("models".to_owned()).chain(settings).collect();
+    let likeness = |name: &&String| strsim::jaro(&wrong.replace('-', "_"), name);
+    match known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other))) {
+        Some(name) if likeness(&name) > ALIKE => {
+            format!("did you mean {name}? `vllama serve --help` tells all of them")
+        }
+        _ => format!("there are {}", known.join(", ")),
     }
 }
 
@@ -162,7 +172,10 @@ mod tests {
     #[test]
     fn what_is_unknown_or_makes_no_sense_is_refused_with_its_line() {
         for (text, expected) in [
-            ("\nhosst = \"a\"", "v.toml:2: hosst: no such setting"),
+            ("\nhosst = \"a\"", "v.toml:2: hosst: no such setting; did you mean host?"),
+            ("max-que = 1", "v.toml:1: max-que: no such setting; did you mean max_queue?"),
+            ("[model.a]\nmemory = 1", "v.toml:1: model: no such setting; did you mean models?"),
+            ("zzz = 1", "v.toml:1: zzz: no such setting; there are models, host, "),
             ("config = \"a\"", "v.toml:1: config: no such setting"),
             ("host = true", "v.toml:1: host: give a text"),
             ("host = [\"a\"]", "v.toml:1: host: give a text"),

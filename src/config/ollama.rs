@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::SETTINGS;
@@ -43,6 +45,34 @@ const INSTEAD: [(&str, &str); 13] = [
     ("OLLAMA_DEBUG_LOG_REQUESTS", "prompts are never written down; VLLAMA_LOG=debug tells all else about requests"),
     ("OLLAMA_AUTH", "there is no account to sign in to"),
 ];
+
+/// Verbs of Ollama's command line that vllama does not have, with what they ask of a server: the end of a command.
+const VERBS: [(&str, &str); 10] = [
+    ("run", r#"/api/generate -d '{"model":"NAME","prompt":"TEXT"}'"#),
+    ("pull", r#"/api/pull -d '{"model":"NAME"}'"#),
+    ("list", "/api/tags"),
+    ("ls", "/api/tags"),
+    ("ps", "/api/ps"),
+    ("show", r#"/api/show -d '{"model":"NAME"}'"#),
+    ("cp", r#"/api/copy -d '{"source":"NAME","destination":"OTHER"}'"#),
+    ("rm", r#"/api/delete -X DELETE -d '{"model":"NAME"}'"#),
+    ("stop", r#"/api/generate -d '{"model":"NAME","keep_alive":0}'"#),
+    ("create", r#"/api/create -d '{"model":"NAME","from":"OTHER"}'"#),
+];
+
+/// Tells whoever tries a verb of Ollama's command line how to get the same here.
+pub(super) fn explain_verb(error: &mut clap::Error) {
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    let Some((verb, request)) = VERBS.iter().find(|(known, _)| known == verb) else { return };
+    let tips = [
+        format!(
+            "'{verb}' is of Ollama's client, which works with a running vllama: OLLAMA_HOST=127.0.0.1:11434 ollama {verb}"
+        ),
+        format!("without that client: curl 127.0.0.1:11434{request}"),
+    ];
+    let tips = tips.into_iter().map(StyledStr::from).collect();
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+}
 
 /// A sentence for each variable of Ollama's that is set and has no effect.
 pub(super) fn without_effect(environment: &HashMap<String, String>) -> Vec<String> {

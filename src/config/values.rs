@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{ParseError, Targets};
 
 use super::file::File;
 use super::{ConfigError, SETTINGS, ollama};
@@ -13,6 +13,9 @@ use crate::model::plan::FrontendWish;
 
 /// More than a hundred years, and small enough to be added to any moment.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// What may be logged, from nothing to everything.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// The values of all settings, as text.
 pub(super) struct Values<'a> {
@@ -57,12 +60,16 @@ impl Values<'_> {
     /// A level, or targets with levels.
     pub(super) fn log_filter(&self) -> Result<Option<Targets>, ConfigError> {
         let Some((value, place)) = self.find("log") else { return Ok(None) };
-        value.parse().map(Some).map_err(|error| {
-            ConfigError(format!(
-                "{place}: '{value}' is no log filter: {error}; give a level such as info, or levels per target such as \
-                 info,vllm=debug"
-            ))
-        })
+        let no_filter = |why: String| {
+            let fix = "give a level such as info, or levels per target such as info,vllm=debug";
+            ConfigError(format!("{place}: '{value}' is no log filter: {why}; {fix}"))
+        };
+        // A lone word that is no level would be taken for a target, and all others be silent.
+        let level = |part: &&str| part.rsplit_once('=').map_or(*part, |(_, level)| level).trim().to_ascii_lowercase();
+        if let Some(wrong) = value.split(',').find(|part| !LEVELS.contains(&level(part).as_str())) {
+            return Err(no_filter(format!("'{wrong}' names no level, which are {}", LEVELS.join(", "))));
+        }
+        value.parse().map(Some).map_err(|error: ParseError| no_filter(error.to_string()))
     }
 
     /// Which of the engine's frontends answers.

@@ -13,14 +13,14 @@ use crate::model::plan::{Device, Plan};
 /// A start that nobody has timed takes this long, until somebody has.
 const USUAL_START: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Plans the engine of a model.
-type MakePlan = dyn Fn(&Installed) -> Plan + Send + Sync;
+/// Plans the engine of a model, which requests call by this name.
+type MakePlan = dyn Fn(&str, &Installed) -> Plan + Send + Sync;
 /// Makes the engine of a model by its plan.
 type MakeEngine = dyn Fn(&Installed, Plan) -> Engine + Send + Sync;
 
 /// Makes plans and engines, and knows what there is to run them on.
 pub struct Factory {
-    /// All choices for the engine of a model. Pure and quick: it is asked at every start.
+    /// All choices for the engine of a model, and the name requests call it by. Pure and quick: it is asked at every start.
     pub plan: Box<MakePlan>,
     /// An engine for a plan, not started.
     pub engine: Box<MakeEngine>,

@@ -35,6 +35,8 @@ impl GivenUp {
         let concerns_parsers = |lever| matches!(lever, Lever::ToolParser | Lever::ReasoningParser);
         let remembered = known.get(&key).filter(|remedy| remedy.levers().any(concerns_parsers));
         // Whether it holds still depends on what the operator says now.
-        remembered.map(|remedy| remedy.apply((self.factory.plan)(model)).given_up()).unwrap_or_default()
+        remembered
+            .map(|remedy| remedy.apply((self.factory.plan)(&model.manifest.name, model)).given_up())
+            .unwrap_or_default()
     }
 }

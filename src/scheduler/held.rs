@@ -62,7 +62,7 @@ impl Held {
     pub(super) fn new(model: Arc<Installed>, factory: &Factory, remedies: &Remedies) -> Self {
         let key = model.engine_key();
         let remedy = remedies::key(&key, &factory.hardware, &factory.engine_version);
-        let plan = remedies.apply(&remedy, (factory.plan)(&model));
+        let plan = remedies.apply(&remedy, (factory.plan)(&model.manifest.name, &model));
         Self {
             remedy,
             figures: figures::key(&key, &factory.hardware, &plan),
@@ -139,9 +139,8 @@ impl Held {
         remedies: &Remedies,
         commands: &mpsc::WeakUnboundedSender<Command>,
     ) -> bool {
-        // What the engine is called must not depend on the alias that was used last, or it would be another engine.
-        let plan = remedies.apply(&self.remedy, (factory.plan)(&self.model));
-        let mut plan = Plan { served_name: self.plan.served_name.clone(), ..plan };
+        // What the engine is called must not depend on the alias that was used last: requests know it by its first name.
+        let mut plan = remedies.apply(&self.remedy, (factory.plan)(&self.served_name, &self.model));
         if let Some(visible) = factory.devices.visible(place) {
             plan = plan.on_gpus(&visible);
         }
@@ -237,7 +236,8 @@ fn report(status: &Status) -> Option<Report> {
         State::Asleep { level } => Stage::Asleep(level),
         State::Stopping | State::FallingAsleep | State::Waking => return None,
     };
-    Some(Report { stage, generation: status.generation, failure: hopeless(status) })
+    let Status { generation, paused_until, .. } = *status;
+    Some(Report { stage, generation, paused_until, failure: hopeless(status) })
 }
 
 /// Why waiting for this engine is no use, if it is none.

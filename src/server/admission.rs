@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use http::header::{ALLOW, HOST, LOCATION};
+use http::header::{ALLOW, CONNECTION, HOST, LOCATION};
 use http::{HeaderValue, Method, StatusCode};
 use tokio::time::timeout;
 
-use super::asked::{Asked, empty};
+use super::asked::{Asked, CLOSE, empty};
 use super::clients::Client;
 use super::cors::{self, Verdict};
 use super::front::Front;
@@ -23,7 +23,17 @@ impl Front {
     /// Host and origin first: a page that may not ask must not cause anything either.
     pub(super) async fn admit(&self, asked: Asked<'_>, holds: &mut Holds) -> Reply {
         let Asked { head, settings, visitor, .. } = asked;
-        let named = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
+        let mut names = head.headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+        let (first, second) = (names.next(), names.next());
+        if second.is_some() {
+            // Whoever looked at the other one before us must not be deceived (RFC 9112, section 3.2).
+            let mut reply =
+                api::whole(StatusCode::BAD_REQUEST, "text/plain", "400 bad request: more than one Host header");
+            reply.headers_mut().insert(CONNECTION, CLOSE);
+            return reply;
+        }
+        // A whole URL in the first line counts more than the header (RFC 9112, section 3.2.2).
+        let named = head.uri.authority().map_or(first.unwrap_or_default(), http::uri::Authority::host);
         if visitor.local && !host::is_ours(named, settings.hostname.as_deref()) {
             return empty(StatusCode::FORBIDDEN);
         }

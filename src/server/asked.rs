@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 
 use super::Settings;
 use super::front::Visitor;
+use super::patience::Patience;
 use super::router::Entry;
 use crate::api::{self, Call, Reply};
 
@@ -27,6 +28,7 @@ pub(super) struct Asked<'a> {
     pub settings: &'a Settings,
     /// Whose it is.
     pub visitor: Visitor,
+    pub patience: &'a Patience,
 }
 
 impl Asked<'_> {

@@ -48,6 +48,8 @@ pub(super) async fn connection(guided: Guided, front: Arc<Front>, mut closing: w
     let (crowd, rests) = (front.crowd().clone(), patience.clone());
     let service = service_fn(move |request| {
         let (front, patience) = (front.clone(), patience.clone());
+        // Before anybody reads on.
+        patience.begin();
         async move { Ok::<_, Infallible>(front.answer(request, patience, visitor).await) }
     });
     let connection = http.serve_connection(TokioIo::new(stream), service);

@@ -111,14 +111,14 @@ impl Front {
         &self.running
     }
 
-    /// Answers a request. Dropping the future, or the body of the answer, stops all work on it.
+    /// Answers a request that `patience` knows to have begun. Dropping the future, or the body of the answer, stops all work
+    /// on it.
     pub async fn answer(
         &self,
         request: Request<Incoming>,
         patience: Arc<Patience>,
         visitor: Visitor,
     ) -> Response<Recorded> {
-        patience.begin();
         // Counted first: whoever waits for none after the phase has changed then misses no request.
         let run = self.running.begin();
         let draining = *self.phase.borrow() == Phase::Draining;
@@ -157,7 +157,7 @@ impl Front {
             patience: prefer::wait(&head.headers).or(settings.patience),
             facts,
         };
-        let asked = Asked { head: &head, body, call, settings: &settings, visitor };
+        let asked = Asked { head: &head, body, call, settings: &settings, visitor, patience: &record.patience };
         let mut reply = self.admit(asked, &mut record.holds).instrument(span).await;
         let status = reply.status();
         let streams = matches!(reply.body(), api::Body::Stream(_));

@@ -14,13 +14,13 @@ use super::bounded::Bounded;
 use super::crowd::Crowd;
 use super::router::{Entry, Intake};
 use super::{Settings, body, encoding};
-use crate::api::{Answering, Reply, Upload};
+use crate::api::{self, Answering, Reply, Upload};
 
 /// Lets the handler of a route answer.
 pub(super) async fn handle(entry: &Entry, asked: Asked<'_>, crowd: &Arc<Crowd>) -> Reply {
     let has_body = asked.has_body();
     let asks_first = asked.asks_first();
-    let Asked { head, body, mut call, settings, .. } = asked;
+    let Asked { head, body, mut call, settings, patience, .. } = asked;
     call.parameter = entry.parameter(head.uri.path()).unwrap_or_default().to_owned();
     let Settings { body_limit, upload_limit, body_timeout, .. } = *settings;
     // Counts until the handler has made of it what it needs.
@@ -43,6 +43,9 @@ pub(super) async fn handle(entry: &Entry, asked: Asked<'_>, crowd: &Arc<Crowd>) 
             call.upload = Upload::new(Bounded::new(body, upload_limit, body_timeout), asks_first);
         }
         Intake::Whole | Intake::Unpacked | Intake::Stream => {}
+    }
+    if entry.intake != Intake::Stream && !api::ends_with_its_client(entry.path) {
+        patience.outlast();
     }
     if entry.intake == Intake::Unpacked {
         match encoding::unpacked(&head.headers, std::mem::take(&mut call.body)).await {

@@ -1,10 +1,15 @@
-//! How long a client may take to send a head, and to take what it is sent.  hyper has one time for that and for resting between two requests; a head
-//! should take seconds, but clients that keep their connection for later must not lose it after seconds.
+//! How long a client may take to send a head, and to take what it is sent. hyper has one time for that and for resting
+//! between two requests; a head should take seconds, but clients that keep their connection for later must not lose it
+//! after seconds.
+//!
+//! And what becomes of the request of a client that has said its last word: some (`nc -N`, `socat`) shut their half of the
+//! connection down and wait for the answer. TCP does not tell them from those who have left, so what may be long in coming
+//! is given up, as in Ollama, and what is there at once is answered.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,12 +23,20 @@ pub struct Patience {
     ended: AtomicUsize,
     /// Number of the rest that it takes; 0 while it does not.
     rests: AtomicUsize,
+    /// Whether the request that is being answered needs its client no more.
+    outlasts: AtomicBool,
 }
 
 impl Patience {
     /// Notes that a head has been read.
     pub fn begin(&self) {
+        self.outlasts.store(false, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the request has come to its end and is answered at once, so that its client need say no more.
+    pub fn outlast(&self) {
+        self.outlasts.store(true, Ordering::Relaxed);
     }
 
     /// The number of its rest, if a request has been answered and nothing of the next one has come.
@@ -54,13 +67,41 @@ pub struct Patient<S> {
     stall: Pin<Box<Sleep>>,
     /// Whether something waits, so that this deadline counts.
     stalled: bool,
+    /// Number of the last request in which the client was found to say no more.
+    silent_in: usize,
 }
 
 impl<S> Patient<S> {
     /// The time for the first head begins at once.
     pub fn new(stream: S, patience: Arc<Patience>, time: Duration, stall_time: Duration) -> Self {
         let (deadline, stall) = (Box::pin(sleep(time)), Box::pin(sleep(stall_time)));
-        Self { stream, patience, time, deadline, hurried: true, ended: 0, stall_time, stall, stalled: false }
+        Self {
+            stream,
+            patience,
+            time,
+            deadline,
+            hurried: true,
+            ended: 0,
+            stall_time,
+            stall,
+            stalled: false,
+            silent_in: 0,
+        }
+    }
+
+    /// What becomes of the end of what a client says while its request, of this number, is being answered.
+    fn last_word(&mut self, request: usize, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.patience.outlasts.load(Ordering::Relaxed) {
+            // It is asked again when the answer has been written.
+            return Poll::Pending;
+        }
+        if self.silent_in != request {
+            // The request came just now, and has its turn after this.
+            self.silent_in = request;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// What becomes of a write: one that cannot go on is given up after a while.
@@ -87,11 +128,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let ended = self.patience.ended.load(Ordering::Relaxed);
-        if self.patience.begun.load(Ordering::Relaxed) != ended {
+        let (begun, ended) = (self.patience.begun.load(Ordering::Relaxed), self.patience.ended.load(Ordering::Relaxed));
+        if begun != ended {
             // A request is being answered: no hurry.
-            return read;
+            let is_end = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+            return if is_end { self.last_word(begun, context) } else { read };
         }
         if ended != self.ended {
             // The last request is over; the next may take its time to begin.

@@ -316,10 +316,59 @@ async fn a_connection_that_only_rests_is_closed_in_the_end() {
 async fn a_client_that_goes_away_takes_its_request_with_it() {
     let server = Server::start(Settings::default()).await;
     let mut stream = server.connect().await;
-    stream.write_all(post("/wait", "{}").as_bytes()).await.expect("the request is sent");
+    stream.write_all(post("/api/chat", "{}").as_bytes()).await.expect("the request is sent");
     server.until_waiting(1).await;
     drop(stream);
     server.until_waiting(0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_its_last_word_gets_what_takes_no_model() {
+    let server = Server::start(Settings::default()).await;
+    let kept = |request: String| request.replace("Connection: close\r\n", "");
+    let say = async |request: &str| {
+        let mut stream = server.connect().await;
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        stream.shutdown().await.expect("a last word");
+        stream
+    };
+    let chunked = "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    for (request, answer) in [
+        (kept(get("/hello")), "hello"),
+        (kept(get("/hello")) + &kept(post("/echo", "{}")), "{}"),
+        (chunked.to_owned(), "{}"),
+        (kept(post("/take/it", "abc")), "abc"),
+    ] {
+        let heard = read_to_end(&mut say(&request).await).await;
+        assert!(heard.ends_with(answer), "{request}: {heard}");
+    }
+    let mut slow = say(&kept(post("/wait", "{}"))).await;
+    server.until_waiting(1).await;
+    server.release();
+    let heard = read_to_end(&mut slow).await;
+    assert!(heard.ends_with("waited"), "{heard}");
+    // TCP does not tell it from a client that has left, for which no model should work.
+    let mut chat = say(&kept(post("/api/chat", "{}"))).await;
+    assert_eq!(read_to_end(&mut chat).await, "");
+    server.until_waiting(0).await;
+    let mut torn = say("POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{}").await;
+    assert!(read_to_end(&mut torn).await.starts_with("HTTP/1.1 400"));
+}
+
+#[tokio::test]
+async fn a_request_that_names_two_hosts_is_refused_and_a_whole_url_names_the_one_that_counts() {
+    let server = Server::start(Settings::default()).await;
+    for (first, hosts, status) in [
+        ("/hello", "Host: localhost\r\nHost: evil.example\r\n", "400"),
+        ("/hello", "Host: localhost\r\nHost: localhost\r\n", "400"),
+        ("http://localhost:1/hello", "Host: localhost\r\n", "200"),
+        ("http://evil.example/hello", "Host: localhost\r\n", "403"),
+        ("http://localhost@evil.example/hello", "Host: localhost\r\n", "403"),
+        ("http://localhost/hello", "Host: evil.example\r\n", "200"),
+    ] {
+        let answer = server.ask(&format!("GET {first} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{first} {hosts}: {answer}");
+    }
 }
 
 #[tokio::test]

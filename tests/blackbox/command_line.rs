@@ -30,6 +30,28 @@ async fn a_flag_nobody_knows_is_exit_code_2() {
 }
 
 #[tokio::test]
+async fn the_verbs_of_ollamas_client_are_told_where_they_are() {
+    for (verb, request) in [("pull", "/api/pull -d"), ("ls", "/api/tags"), ("rm", "-X DELETE")] {
+        let ended = Vllama::with_fake().arguments(&[verb, "smollm2:135m"]).run().await;
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        let told = [format!("ollama {verb}"), request.to_owned()];
+        assert!(told.iter().all(|text| ended.stderr.contains(text)), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_word_that_is_no_level_does_not_silence_the_log() {
+    for (filter, wrong) in [("verbose", "verbose"), ("warning", "warning"), ("info,vllm=", "vllm="), ("info,,", "")] {
+        let ended = Vllama::with_fake().env("VLLAMA_LOG", filter).run().await;
+        assert_eq!(ended.status.code(), Some(2), "{filter}: {}", ended.stderr);
+        assert!(ended.stderr.contains(&format!("'{wrong}' names no level")), "{filter}: {}", ended.stderr);
+    }
+    for filter in ["OFF", "info,vllm=debug", "vllama::server=trace, warn"] {
+        Vllama::with_fake().env("VLLAMA_LOG", filter).start_listening().await;
+    }
+}
+
+#[tokio::test]
 async fn an_engine_that_is_not_there_is_told_by_its_path() {
     let ended = Vllama::with_fake().env("VLLAMA_ENGINE", "/nowhere/bin/vllm").run().await;
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);

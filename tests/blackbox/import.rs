@@ -159,3 +159,15 @@ async fn a_directory_that_is_installed_already_is_left_alone_when_told_so() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(bench.import(&[]).await.0, 1);
 }
+
+#[tokio::test]
+async fn a_file_that_is_no_gguf_is_told_before_anything_is_done_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (name, bytes) in [("text.gguf", &b"no model"[..]), ("empty.gguf", b""), ("short.gguf", b"GG")] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, bytes).expect("written");
+        let ended = Vllama::with_fake().arguments(&["import", file.to_str().expect("a path"), "x"]).run().await;
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        assert!(ended.stderr.contains("no GGUF file") && ended.stderr.contains("→"), "{}", ended.stderr);
+    }
+}

@@ -18,7 +18,7 @@ echo '{"event":"done","parameters":1234567,"quantization":"Q8_0","license":"mit"
 "#;
 
 impl Vllama {
-    async fn create(&self, body: &Value) -> Answer {
+    pub(super) async fn create(&self, body: &Value) -> Answer {
         self.post("/api/create", body).await
     }
 
@@ -39,7 +39,7 @@ impl Vllama {
         self.client.request(&request).await
     }
 
-    async fn upload(&self, bytes: &[u8]) -> String {
+    pub(super) async fn upload(&self, bytes: &[u8]) -> String {
         let hex: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let digest = format!("sha256:{hex}");
         let answer = self.client.request(&Request::new("POST", &format!("/api/blobs/{digest}")).body(bytes)).await;
@@ -75,7 +75,7 @@ fn statuses(answer: &Answer) -> Vec<String> {
 }
 
 /// A file with one tensor of six BF16 numbers.
-fn safetensors() -> Vec<u8> {
+pub(super) fn safetensors() -> Vec<u8> {
     let header = r#"{"w":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}"#;
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());

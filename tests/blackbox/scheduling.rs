@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::vllama::Builder;
 use crate::harness::{Answer, Client, Request, Vllama, eventually};
+use crate::models::safetensors;
 
 const GIB: u64 = 1 << 30;
 
@@ -313,6 +314,31 @@ async fn a_copy_shares_the_engine_and_is_listed_by_the_name_that_was_asked_for_l
     assert_eq!((vllama.starts(), loaded(&vllama).await), (1, names(&["twin"])));
     let health = vllama.health().await;
     assert_eq!((&health["status"], &health["engine"]["state"]), (&json!("ok"), &json!("ready")), "{health}");
+}
+
+#[tokio::test]
+async fn models_that_share_an_engine_are_answered_after_it_was_loaded_under_any_of_their_names() {
+    let vllama = Vllama::with_fake().with_copy("twin", "latest").start_listening().await;
+    let weights = vllama.upload(&safetensors()).await;
+    let config = vllama.upload(br#"{"peft_type":"LORA","r":8}"#).await;
+    let adapters = json!({"adapter_model.safetensors": weights, "adapter_config.json": config});
+    for body in [
+        json!({"model": "adapted", "from": "smollm2:135m", "adapters": adapters}),
+        json!({"model": "polite", "from": "adapted", "system": "Be kind."}),
+    ] {
+        assert_eq!(vllama.create(&body).await.lines().pop(), Some(json!({"status": "success"})), "{body}");
+    }
+    for pair in [["smollm2:135m", "twin"], ["adapted", "polite"]] {
+        for first in pair.into_iter().cycle().take(3) {
+            counts(&vllama.client, first).await;
+            for model in pair {
+                counts(&vllama.client, model).await;
+            }
+            let unload = json!({"model": first, "keep_alive": 0});
+            assert_eq!(vllama.post("/api/generate", &unload).await.json()["done_reason"], "unload");
+            eventually("nothing is loaded", async || engines(&vllama).is_empty().then_some(())).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::error::Category;
 
 use super::error::ApiError;
+use super::path::path;
 use super::surrogates::mended;
 
 /// A string of a request or of an engine's answer: borrowed from the bytes it was read from unless it held escapes.
@@ -115,13 +116,19 @@ pub fn decode<'a, T: Default + Deserialize<'a>>(text: &'a str) -> Result<T, ApiE
     Ok(value.unwrap_or_default())
 }
 
-/// Turns serde_json's complaint into Go's.
+/// Turns serde_json's complaint into Go's, with the place in the request.
 fn complaint(text: &str, error: &serde_json::Error) -> ApiError {
     let message = error.to_string();
     let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _place)| reason);
     ApiError::BadJson(match error.classify() {
         Category::Eof => "unexpected EOF".to_owned(),
-        Category::Data | Category::Io => format!("json: cannot unmarshal: {reason}"),
+        Category::Data | Category::Io => {
+            let before = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
+            match path(text, before + error.column()) {
+                path if path.is_empty() => format!("json: cannot unmarshal: {reason}"),
+                path => format!("json: cannot unmarshal {path}: {reason}"),
+            }
+        }
         Category::Syntax => {
             let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
             let found = line.get(error.column().saturating_sub(1)..).and_then(|rest| rest.chars().next());
@@ -139,6 +146,17 @@ fn complaint(text: &str, error: &serde_json::Error) -> ApiError {
             }
         }
     })
+}
+
+/// What is wrong with a value of a request that was set aside unread: `wanted` where it is another one, else what JSON or
+/// this program cannot hold, such as numbers without bounds.
+pub fn unreadable(name: &str, error: &serde_json::Error, wanted: &str) -> ApiError {
+    let message = error.to_string();
+    let reason = match error.classify() {
+        Category::Data => wanted,
+        _ => message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _place)| reason),
+    };
+    ApiError::BadJson(format!("json: cannot unmarshal {name}: {reason}"))
 }
 
 /// Reads a value of a request that was set aside unread; for values already known to be JSON.
@@ -271,7 +289,16 @@ mod tests {
             ("{\"model\":", "unexpected EOF"),
             ("{\"model\":\"x", "unexpected EOF"),
             ("hello", "invalid character 'h' looking for beginning of value"),
-            ("{\"model\":1}", "json: cannot unmarshal: invalid type: integer `1`, expected a string"),
+            ("{\"model\":1}", "json: cannot unmarshal model: invalid type: integer `1`, expected a string"),
+            (
+                "{\"list\": [\"a\",\n [\"b\"]]}",
+                "json: cannot unmarshal list[1]: invalid type: sequence, expected a string",
+            ),
+            (
+                "{\n\"list\":[\"[\"],\n \"Inner\": {\"a\": 1, \"name\": true}}",
+                "json: cannot unmarshal Inner.name: invalid type: boolean `true`, expected a string",
+            ),
+            ("{\"inner\":\"x\"}", "json: cannot unmarshal inner: invalid type: string \"x\", expected an object"),
             ("[]", "json: cannot unmarshal: invalid type: sequence, expected an object"),
         ] {
             let error = decode::<Sample>(body).expect_err("broken");

@@ -6,6 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
+use super::json;
 use crate::scheduler::KeepAlive;
 
 /// Go counts durations in signed 64-bit nanoseconds; what is longer than 292 years is no duration.
@@ -26,9 +27,11 @@ const UNITS: [(&str, f64); 8] = [
 /// Reads the `keep_alive` of a request.
 ///
 /// # Errors
-/// [`ApiError::BadKeepAlive`] in Go's words.
+/// [`ApiError::BadKeepAlive`] in Go's words, [`ApiError::BadJson`] for a number that none can hold.
 pub fn parse(raw: &RawValue) -> Result<KeepAlive, ApiError> {
-    let kind = match serde_json::from_str(raw.get()).unwrap_or_default() {
+    let value =
+        serde_json::from_str(raw.get()).map_err(|error| json::unreadable("keep_alive", &error, "expected a time"))?;
+    let kind = match value {
         Value::Number(seconds) => return Ok(of_seconds(seconds.as_f64().unwrap_or_default())),
         Value::String(text) => return seconds(&text).map(of_seconds).map_err(ApiError::BadKeepAlive),
         Value::Bool(_) => "bool",
@@ -137,6 +140,13 @@ mod tests {
         ] {
             assert_eq!(parsed(json), kept, "{json}");
         }
+    }
+
+    #[test]
+    fn a_number_that_none_can_hold_is_refused_as_what_it_is() {
+        let raw = RawValue::from_string("1e400".to_owned()).expect("the test's JSON");
+        let text = "json: cannot unmarshal keep_alive: number out of range";
+        assert_eq!(parse(&raw), Err(ApiError::BadJson(text.to_owned())));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::json;
 use crate::model::{GenerationDefaults, Installed};
 
 /// Ollama's own numbers, for models whose checkpoint says nothing.
@@ -79,7 +80,7 @@ impl Options {
     pub fn parse(raw: Option<&RawValue>) -> Result<Self, ApiError> {
         let Some(raw) = raw else { return Ok(Self::default()) };
         let given: Map<String, Value> = serde_json::from_str(raw.get())
-            .map_err(|_| ApiError::BadJson("json: cannot unmarshal options: expected an object".to_owned()))?;
+            .map_err(|error| json::unreadable("options", &error, "expected an object"))?;
         Self::of_map(&given)
     }
 

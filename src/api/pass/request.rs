@@ -9,6 +9,7 @@ use super::error::PassError;
 use super::members::Members;
 use super::{Dialect, Question, model_name};
 use crate::api::ollama::error::ApiError;
+use crate::api::ollama::json;
 use crate::api::ollama::names::Wanted;
 use crate::api::{App, Call, Reply};
 use crate::model::{Capability, Installed};
@@ -53,7 +54,8 @@ impl Request {
             return Err(ApiError::BadJson("the body is no request: it names the model twice".to_owned()));
         }
         let name = members.place("model").map(|place| serde_json::from_slice::<Option<String>>(&body[place.clone()]));
-        let asked = name.transpose().map_err(unreadable)?.flatten().filter(|name| !name.trim().is_empty());
+        let wrong = |error| json::unreadable("model", &error, "expected a string");
+        let asked = name.transpose().map_err(wrong)?.flatten().filter(|name| !name.trim().is_empty());
         let asked = asked.ok_or(ApiError::ModelRequired)?;
         Ok(Self { members, asked, body, edits: Vec::new(), hides_usage: false, calls_tools: None })
     }
@@ -88,9 +90,10 @@ impl Request {
             }
             None => {
                 let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |place| place + 1);
+                let name = [&model_name::json(name), &b":"[..]].concat();
+                self.edits.retain(|(other, member)| !other.is_empty() || !member.starts_with(&name));
                 // The object is never empty: it names a model.
-                let member = [&model_name::json(name), &b":"[..], value, b","].concat();
-                self.edits.push((start..start, member));
+                self.edits.push((start..start, [&name, value, b","].concat()));
             }
         }
     }
@@ -236,10 +239,7 @@ mod tests {
             ("", "EOF"),
             (" \n", "EOF"),
             ("{", "the body is no request: EOF while parsing an object at line 1 column 1"),
-            (
-                r#"{"model":7}"#,
-                "the body is no request: invalid type: integer `7`, expected a string at line 1 column 1",
-            ),
+            (r#"{"model":7}"#, "json: cannot unmarshal model: expected a string"),
             (r#"{"model":"a","model":"b"}"#, "the body is no request: it names the model twice"),
             (r#"{"model":" "}"#, "model is required"),
             (r#"{"model":null}"#, "model is required"),

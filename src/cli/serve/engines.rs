@@ -48,8 +48,8 @@ pub(super) fn factory(
         hardware: planning::hardware_name(&hardware),
         engine_version: planning::engine_version(config),
         keep_alive: Box::new(move |model| idle.borrow().keep_alives.of(&model.name)),
-        plan: Box::new(move |model| {
-            Plan::new(model, &hardware, &planning::wishes(&planned.borrow().config, &model.name))
+        plan: Box::new(move |name, model| {
+            Plan::called(name, model, &hardware, &planning::wishes(&planned.borrow().config, &model.name))
         }),
         engine: Box::new(move |model, plan| {
             let name = run_directory::engine(model);

@@ -30,7 +30,10 @@ pub(super) fn model(store: &Store, config: &Config) -> Result<Option<Arc<Install
         Problem::new(
             format!("cannot serve '{wanted}'"),
             format!("it is not installed in {} ({others})", config.models.display()),
-            format!("install it with `vllama import FILE.gguf {wanted}`, or name an installed model"),
+            format!(
+                "name an installed model, or none and get it with `ollama pull {wanted}`; or install a file with \
+                 `vllama import FILE.gguf {wanted}`"
+            ),
         )
     })?;
     Ok(Some(found))

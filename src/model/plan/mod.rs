@@ -114,12 +114,20 @@ impl Plan {
     /// Chooses all flags for serving `model` on `hardware`.
     #[must_use]
     pub fn new(model: &Installed, hardware: &Hardware, wishes: &Wishes) -> Self {
+        Self::called(&model.manifest.name, model, hardware, wishes)
+    }
+
+    /// The same for an engine that requests call `name`, whatever the model is called that it serves now: several models
+    /// may share an engine, which knows one name.
+    #[must_use]
+    pub fn called(name: &str, model: &Installed, hardware: &Hardware, wishes: &Wishes) -> Self {
+        let adapter = model.adapter.as_ref().map(|adapter| Adapter { name: name.to_owned(), ..adapter.clone() });
         let checkpoint = Checkpoint {
             directory: &model.directory,
-            name: &model.manifest.name,
+            name,
             size: model.manifest.size,
             card: &model.card,
-            adapters: model.adapter.as_slice(),
+            adapters: adapter.as_slice(),
         };
         Self::of(&checkpoint, hardware, wishes)
     }

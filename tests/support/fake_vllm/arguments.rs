@@ -50,6 +50,7 @@ const KNOWN: &[&str] = &[
     "--max-num-queued-reqs",
     "--max-num-queued-tokens",
     "--max-num-seqs",
+    "--mm-processor-cache-gb",
     "--model",
     "--no-enable-log-requests",
     "--no-enable-prefix-caching",
@@ -86,6 +87,8 @@ pub struct Arguments {
     pub socket: PathBuf,
     /// Names the model answers to; the first one is used in answers.
     pub served_names: Vec<String>,
+    /// Names of the adapters it serves beside.
+    pub adapters: Vec<String>,
     /// A number given for the longest sequence.
     pub max_model_len: Option<u64>,
     /// Seconds that running requests may take to finish after SIGTERM.
@@ -107,6 +110,11 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Whether requests may ask for this name.
+    pub fn serves(&self, name: &str) -> bool {
+        self.served_names.iter().chain(&self.adapters).any(|known| known == name)
+    }
+
     /// Whether its checkpoint reads images.
     pub fn reads_images(&self) -> bool {
         let config = std::fs::read(std::path::Path::new(&self.model).join("config.json")).unwrap_or_default();
@@ -140,11 +148,15 @@ impl Arguments {
         let all = |flag: &str| given.iter().rev().find(|(name, _)| name == flag).map(|(_, values)| values.clone());
         let one = |flag: &str| all(flag).and_then(|values| values.into_iter().next());
         let number = |flag: &str| one(flag).and_then(|value| value.parse().ok());
+        let adapter = |module: String| {
+            Some(serde_json::from_str::<serde_json::Value>(&module).ok()?["name"].as_str()?.to_owned())
+        };
         let model =
             positional.into_iter().next().or_else(|| one("--model")).unwrap_or_else(|| "Qwen/Qwen3-0.6B".into());
         Ok(Self {
             socket: one("--uds").ok_or("argument --uds: the fake serves on a Unix socket only")?.into(),
             served_names: all("--served-model-name").unwrap_or_else(|| vec![model.clone()]),
+            adapters: all("--lora-modules").unwrap_or_default().into_iter().filter_map(adapter).collect(),
             model,
             max_model_len: number("--max-model-len"),
             shutdown_timeout: number("--shutdown-timeout").unwrap_or(0),

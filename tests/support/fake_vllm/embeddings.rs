@@ -76,7 +76,7 @@ fn model(engine: &Engine, body: &Value) -> Result<String, Refusal> {
     let names = &engine.arguments.served_names;
     match body["model"].as_str() {
         None => Ok(names[0].clone()),
-        Some(name) if names.iter().any(|known| known == name) => Ok(name.to_owned()),
+        Some(name) if engine.arguments.serves(name) => Ok(name.to_owned()),
         Some(name) => Err(Refusal::new(404, "NotFoundError", format!("The model `{name}` does not exist."))),
     }
 }
