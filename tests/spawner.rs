@@ -337,7 +337,8 @@ fn the_frozen_can_be_killed(spawner: &Spawner) {
     let mut started = script(spawner, "setsid -f sleep 1001 & setsid -f sleep 1002 & wait; echo ready; sleep 1000");
     started.ready();
     let session = started.session();
-    let spared = |command: &str| command.contains("1002");
+    // The shell has these words in its script.
+    let spared = |command: &str| command.contains("1002") && !command.contains("setsid");
     let states = || {
         let members = session.members().into_iter();
         let states = members.filter_map(|pid| {
@@ -347,13 +348,21 @@ fn the_frozen_can_be_killed(spawner: &Spawner) {
         states.collect::<Vec<_>>()
     };
     wait_until("all are members", || states().iter().any(|(spared, _)| *spared) && states().len() > 2);
-    session.freeze_except(spared);
+    let frozen = session.freeze_except(spared);
     wait_until("all but the spared one are stopped", || {
         states().iter().all(|(spared, state)| *spared == (*state != 'T'))
     });
-    session.kill_all();
+    let sorted = |mut pids: Vec<i32>| {
+        pids.sort_unstable();
+        pids
+    };
+    assert_eq!(sorted(frozen.pids()), sorted(session.members()));
+    frozen.kill();
     assert_eq!(started.exit(), Exit::Signal(9));
-    wait_until("all members are dead", || session.members().is_empty());
+    wait_until("all but the spared one are dead", || states().iter().all(|(spared, _)| *spared));
+    assert!(!frozen.are_gone(), "the spared one lives");
+    session.kill_all();
+    wait_until("all members are dead", || frozen.are_gone() && session.members().is_empty());
 }
 
 fn deserters_are_found_without_their_leader(spawner: &Spawner) {

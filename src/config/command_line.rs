@@ -40,7 +40,7 @@ pub(super) fn command() -> Command {
                     .value_name("KEY=VALUE")
                     .action(ArgAction::Append)
                     .value_delimiter(',')
-                    .help("sampling defaults of the model, e.g. temperature=0.2,top_k=40"),
+                    .help("parameters of the model, e.g. temperature=0.1,top_k=40"),
             )
             .arg(
                 Arg::new("if-missing")

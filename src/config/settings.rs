@@ -151,7 +151,7 @@ pub const SETTINGS: &[Setting] = &[
         ["VLLAMA_PATIENCE"],
         "TIME",
         "0 (as long as it takes)",
-        "a request that would wait longer for its model, by what is known, is refused at once; clients may say `Prefer: wait=SECONDS`"
+        "a request that would wait longer for its model, by what is known, is refused at once, and one that has is refused then; clients may say `Prefer: wait=SECONDS`"
     ),
     setting!(
         "stall-timeout",

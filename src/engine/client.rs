@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
@@ -52,6 +53,16 @@ pub enum EngineGone {
     /// In the middle of it; the request may be what killed it.
     #[error("the engine hung up in the middle of a request")]
     HungUp,
+    /// Before it answered, and the request does not wait for the next one as long as that takes.
+    #[error(
+        "the engine died before it answered, and it takes another {} s to start again, which is longer than this request \
+         waits; try again then",
+        .retry_after.as_secs_f64().ceil()
+    )]
+    TooSlow {
+        /// When the next one will be ready, by what is known.
+        retry_after: Duration,
+    },
     /// More than once in the middle of this request, which is not tried again.
     #[error(
         "the engine died each time it worked on this request, so the request is not tried again for ten minutes; the \
@@ -199,7 +210,9 @@ impl Client {
             connection: Some(connection),
             framing: head.framing,
             read: BytesMut::new(),
-            keeps_alive: head.keeps_alive,
+            // vLLM's server closes a connection behind an answer to what it did not expect, and the next request on it
+            // would be lost.
+            keeps_alive: head.keeps_alive && !head.status.is_server_error(),
             pool: self.pool.clone(),
             in_flight: None,
         });
@@ -397,6 +410,29 @@ mod tests {
                 // The engine gets its turn to close.
                 tokio::task::yield_now().await;
             }
+        };
+        tokio::join!(engine, user);
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_the_engine_failed_is_not_used_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(directory.path().join("engine.sock")).expect("a socket");
+        let client = Client::new(&directory.path().join("engine.sock"));
+        let engine = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            request(&mut stream).await;
+            // It says nothing of closing, and does so when the next request is on its way.
+            let failed = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno";
+            stream.write_all(failed).await.expect("sent");
+            let (mut next, _) = listener.accept().await.expect("another connection");
+            request(&mut next).await;
+            next.write_all(ANSWER).await.expect("sent");
+            drop(stream);
+        };
+        let user = async {
+            assert_eq!(ask(&client).await.expect("an answer"), "no");
+            assert_eq!(ask(&client).await.expect("an answer"), "ok");
         };
         tokio::join!(engine, user);
     }

@@ -36,11 +36,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::backoff::Backoff;
 use super::command::Installation;
 use super::failure::{Failure, Kind};
 use super::log::Log;
@@ -52,12 +53,6 @@ use super::status::{State, Status};
 use super::surroundings::{RecentKills, Surroundings};
 use crate::init::Spawner;
 use crate::model::plan::Plan;
-
-/// Longest wait between two starts.
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
-/// An engine that was ready this long, or as long as its start took, starts with a clean slate: so it serves at least half
-/// of the time, however often it dies.
-const HEALTHY: Duration = Duration::from_secs(600);
 
 /// Where an engine lives and how patient vllama is with it.
 #[derive(Clone, Debug)]
@@ -203,7 +198,7 @@ impl Supervisor {
     /// Starts generation after generation until somebody asks to stop, nobody wants it awake, or starting cannot help.
     async fn keep_running(&mut self) {
         self.wanted = Rest::Awake;
-        let mut delay = Duration::ZERO;
+        let mut backoff = Backoff::default();
         loop {
             let (failure, ready_for) = match self.run_generation().await {
                 (End::Died(failure), ready_for) => (failure, ready_for),
@@ -223,37 +218,34 @@ impl Supervisor {
                 return self.give_up(if failure.permanent { State::Failed } else { State::Stopped }, failure);
             }
             let kind = failure.kind;
+            let start_took = self.status.borrow().start_took.unwrap_or_default();
+            let mut pause = backoff.pause(ready_for, start_took);
             if let Some(failure) = self.change_plan(failure).await {
                 if failure.permanent {
                     tracing::error!(model, failure = kind.name(), "{}; not starting it again", failure.message);
                     return self.give_up(State::Failed, failure);
                 }
-                let start_took = self.status.borrow().start_took.unwrap_or(HEALTHY);
-                if ready_for.is_some_and(|duration| duration >= start_took.min(HEALTHY)) {
-                    delay = Duration::ZERO;
-                }
-                let seconds = delay.as_secs();
+                let seconds = pause.as_secs();
                 tracing::warn!(model, failure = kind.name(), "{}; starting it again in {seconds} s", failure.message);
                 self.change(|status| {
                     status.state = State::Restarting;
                     status.failures_in_a_row += 1;
                     status.failure = Some(failure);
+                    status.paused_until = Some(Instant::now() + pause);
                 });
             } else {
                 // Another plan deserves a try of its own, and there are few of them.
-                delay = Duration::ZERO;
+                (backoff, pause) = (Backoff::default(), Duration::ZERO);
             }
-            if self.paused_until_asked_to_stop(delay).await {
+            let asked_to_stop = self.paused_until_asked_to_stop(pause).await;
+            self.change(|status| status.paused_until = None);
+            if asked_to_stop {
                 return self.change(|status| status.state = State::Stopped);
             }
             self.change(|status| {
                 status.restarts += 1;
                 *status.restarts_by_failure.entry(kind).or_default() += 1;
             });
-            // What has just served is started again at once; what dies at every start is tried ever more slowly.
-            let first = ready_for.is_some() && delay.is_zero();
-            delay =
-                if first { Duration::from_secs(1) } else { (delay * 2).clamp(Duration::from_secs(1), LONGEST_DELAY) };
         }
     }
 
@@ -299,8 +291,8 @@ impl Supervisor {
     }
 
     /// Waits; true when an order to stop came in the meantime.
-    async fn paused_until_asked_to_stop(&mut self, delay: Duration) -> bool {
-        let pause = sleep(delay);
+    async fn paused_until_asked_to_stop(&mut self, pause: Duration) -> bool {
+        let pause = sleep(pause);
         tokio::pin!(pause);
         loop {
             tokio::select! {

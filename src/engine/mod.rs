@@ -4,6 +4,7 @@
 //! while the engine is ready, a [`Client`] for its Unix socket. Knows how vLLM starts, speaks and dies; knows no
 //! dialect, no queue and no other engine.
 
+mod backoff;
 pub mod client;
 pub mod command;
 pub mod failure;

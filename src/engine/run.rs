@@ -113,18 +113,18 @@ impl Supervisor {
             status.state = State::Stopping;
             status.client = None;
         });
+        // An engine that starts has nothing to drain, and vLLM loses a SIGTERM that comes while it loads.
+        if let Outcome::Ordered(order) = &outcome
+            && ready_at.is_some()
+        {
+            self.stop_leader(&mut leader, &mut generation, *order).await;
+        }
+        // Before what it holds there is removed.
+        let shared_memory_full = self.surroundings.shared_memory_is_full();
+        self.end_stragglers(&leader.session, &mut generation).await;
         let end = match outcome {
-            Outcome::Ordered(order) => {
-                // An engine that starts has nothing to drain, and vLLM loses a SIGTERM that comes while it loads.
-                if ready_at.is_some() {
-                    self.stop_leader(&mut leader, &mut generation, order).await;
-                }
-                End::Asked
-            }
+            Outcome::Ordered(_) => End::Asked,
             Outcome::Died(ending) => {
-                // Before what it holds there is removed.
-                let shared_memory_full = self.surroundings.shared_memory_is_full();
-                self.end_stragglers(&leader.session, &mut generation).await;
                 self.drain_lines(&mut leader).await;
                 let evidence = Evidence {
                     ending,
@@ -155,7 +155,6 @@ impl Supervisor {
             }
             Outcome::Refused(message) => End::Died(Failure::known(Kind::SleepFailed, message)),
         };
-        self.end_stragglers(&leader.session, &mut generation).await;
         self.swept(generation);
         self.change(|status| {
             status.startup = None;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::failure::{Failure, Kind};
@@ -69,6 +69,8 @@ pub struct Status {
     pub wedges: u64,
     /// The same by what had happened.
     pub restarts_by_failure: BTreeMap<Kind, u64>,
+    /// When it is started again, while it pauses after a death.
+    pub paused_until: Option<Instant>,
     /// The plan it is started with; `None` only where there is no engine. Its changes were made because of failures.
     pub plan: Option<Arc<Plan>>,
     /// Deaths since it was last ready, but for those that were answered by a change of the plan.
@@ -93,6 +95,26 @@ pub struct Status {
 }
 
 impl Status {
+    /// How long it will be until it is ready, if its start takes as long as the last one; `None` where nobody knows, or
+    /// nothing starts. One that is just being swept up counts as one that starts again at once.
+    #[must_use]
+    pub fn ready_in(&self, now: Instant) -> Option<Duration> {
+        let start = self.start_took?;
+        match self.state {
+            State::Ready => Some(Duration::ZERO),
+            State::Starting => {
+                let elapsed = self.startup.as_ref().map_or(Duration::ZERO, |startup| startup.elapsed(now));
+                Some(start.saturating_sub(elapsed))
+            }
+            State::Stopping => Some(start),
+            State::Restarting => {
+                let pause = self.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+                Some(pause + start)
+            }
+            State::Stopped | State::Failed | State::FallingAsleep | State::Asleep { .. } | State::Waking => None,
+        }
+    }
+
     /// Bytes of main memory that the engine's processes hold; pages they share count for each of them. `None` when there
     /// are no processes. Reads `/proc`; what was measured last, without that, is [`Status::measured_bytes`].
     #[must_use]
@@ -110,6 +132,7 @@ impl Default for Status {
             restarts: 0,
             wedges: 0,
             restarts_by_failure: BTreeMap::new(),
+            paused_until: None,
             plan: None,
             failures_in_a_row: 0,
             failure: None,

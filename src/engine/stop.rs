@@ -7,12 +7,14 @@ use tokio::time::{sleep, timeout};
 use super::generation::Generation;
 use super::lifecycle::{Order, Supervisor};
 use super::run::Leader;
-use crate::init::Session;
+use crate::init::{Frozen, Session};
 
 /// How long Python's resource tracker may take to remove what it knows of, once it is alone.
 const TRACKER_LIMIT: Duration = Duration::from_secs(2);
 /// How long killed processes may take to go; one in the kernel's hands (state D) takes longest.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// Time between two looks at dying processes.
+const LOOK: Duration = Duration::from_millis(5);
 
 impl Supervisor {
     /// SIGTERM to the leader alone (its workers would break off what it still does), then patience.
@@ -40,23 +42,20 @@ impl Supervisor {
     /// Kills whatever of the generation still lives. Python's resource tracker goes last: it removes the shared memory
     /// of the others as soon as they are gone.
     pub(super) async fn end_stragglers(&mut self, session: &Session, generation: &mut Generation) {
-        let members = session.members();
-        if members.is_empty() {
+        // One that starts makes segments all the time.
+        let frozen = session.freeze_except(is_resource_tracker);
+        generation.note_segments(&frozen.pids());
+        frozen.kill();
+        if gone_within(session, &frozen, TRACKER_LIMIT).await {
             return;
         }
-        // One that starts makes segments all the time.
-        session.freeze_except(is_resource_tracker);
-        generation.note_segments(&session.members());
-        session.kill_except(is_resource_tracker);
-        if !gone_within(session, TRACKER_LIMIT).await {
-            session.kill_all();
-            if !gone_within(session, KILL_LIMIT).await {
-                tracing::error!(
-                    model = self.plan.served_name,
-                    pids = ?session.members(),
-                    "processes of the engine survive SIGKILL; they hold its memory until the kernel lets go of them"
-                );
-            }
+        session.kill_all();
+        if !gone_within(session, &Frozen::default(), KILL_LIMIT).await {
+            tracing::error!(
+                model = self.plan.served_name,
+                pids = ?session.members(),
+                "processes of the engine survive SIGKILL; they hold its memory until the kernel lets go of them"
+            );
         }
     }
 
@@ -72,14 +71,15 @@ impl Supervisor {
     }
 }
 
-/// Polls /proc: a process that left its session or was re-parented sends nobody a signal.
-async fn gone_within(session: &Session, limit: Duration) -> bool {
+/// Polls /proc: a process that left its session or was re-parented sends nobody a signal. As long as one lives that is known,
+/// nobody else is looked for.
+async fn gone_within(session: &Session, known: &Frozen, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
-    while !session.members().is_empty() {
+    while !known.are_gone() || !session.members().is_empty() {
         if Instant::now() >= deadline {
             return false;
         }
-        sleep(Duration::from_millis(10)).await;
+        sleep(LOOK).await;
     }
     true
 }

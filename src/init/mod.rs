@@ -34,7 +34,7 @@ pub use command::run_command;
 pub use inherit::inherited_listeners;
 pub use reap::{Exit, OnExit};
 pub use run::{Init, Pulse, Signal, Stopper};
-pub use session::Session;
+pub use session::{Frozen, Session};
 pub use spawn::{Child, GENERATION, Spawner, Spec};
 pub use strays::{kill_strays, strays};
 pub use survival::ask_to_be_spared;

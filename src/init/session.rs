@@ -51,35 +51,37 @@ impl Session {
     pub fn kill_all(&self) {
         // In one stroke, before anybody can fork.
         self.reaper.while_there(self.pid, self.number, || sys::kill_group(self.pid, libc::SIGKILL));
-        self.kill_except(|_| false);
+        self.signal_except(libc::SIGKILL, |_| false);
     }
 
-    /// As [`Session::kill_all`], but spares the processes whose command line, its words joined by spaces, `is_spared`.
-    pub fn kill_except(&self, is_spared: impl Fn(&str) -> bool) {
-        self.signal_except(libc::SIGKILL, is_spared);
+    /// Sends SIGSTOP to every process that [`Session::kill_all`] would kill, but for those whose command line, its words
+    /// joined by spaces, `is_spared`: until they are killed, they make nothing that whoever looks at them now would miss.
+    #[must_use]
+    pub fn freeze_except(&self, is_spared: impl Fn(&str) -> bool) -> Frozen {
+        self.signal_except(libc::SIGSTOP, is_spared)
     }
 
-    /// Sends SIGSTOP to the processes that [`Session::kill_except`] would kill: until they are, they make nothing that
-    /// whoever looks at them now would miss.
-    pub fn freeze_except(&self, is_spared: impl Fn(&str) -> bool) {
-        self.signal_except(libc::SIGSTOP, is_spared);
-    }
-
-    fn signal_except(&self, signal: i32, is_spared: impl Fn(&str) -> bool) {
-        let mut signalled = HashSet::new();
+    fn signal_except(&self, signal: i32, is_spared: impl Fn(&str) -> bool) -> Frozen {
+        let mut frozen = Frozen::default();
+        let mut known = HashSet::new();
         let mut quiet = 0;
         for _ in 0..ROUNDS {
-            let found = self.find().into_iter().filter(|process| !is_spared(&process.command_line()));
-            let new: Vec<_> = found.filter(|process| signalled.insert(process.identity())).collect();
-            for process in &new {
-                process.signal(signal);
-            }
+            let new: Vec<_> = self.find().into_iter().filter(|process| known.insert(process.identity())).collect();
             // Twice: a process that forks and ends while the list is read can be missed together with its child.
             quiet = if new.is_empty() { quiet + 1 } else { 0 };
             if quiet == 2 {
-                return;
+                break;
+            }
+            for process in new {
+                if is_spared(&process.command_line()) {
+                    frozen.spared.push(process);
+                } else {
+                    process.signal(signal);
+                    frozen.stopped.push(process);
+                }
             }
         }
+        frozen
     }
 
     /// The pids of the living processes of the session and of those that carry its marker; zombies are not counted.
@@ -118,5 +120,40 @@ impl Session {
                 !others.contains(&process.session) && self.marker.as_ref().is_some_and(|marker| process.carries(marker))
             })
             .collect()
+    }
+}
+
+/// The processes of a session at the moment when they were stopped by [`Session::freeze_except`]. To look at them reads no
+/// more of `/proc` than is theirs, which on a machine with thousands of processes is little.
+#[derive(Clone, Debug, Default)]
+pub struct Frozen {
+    stopped: Vec<Process>,
+    spared: Vec<Process>,
+}
+
+impl Frozen {
+    /// The pids of all, the spared too.
+    #[must_use]
+    pub fn pids(&self) -> Vec<i32> {
+        self.all().map(|process| process.pid).collect()
+    }
+
+    /// Sends SIGKILL to those that were stopped. They are dead soon after; [`Frozen::are_gone`] says when.
+    pub fn kill(&self) {
+        self.stopped.iter().for_each(|process| process.signal(libc::SIGKILL));
+    }
+
+    /// Whether none of them lives any more, the spared neither.
+    #[must_use]
+    pub fn are_gone(&self) -> bool {
+        let lives = |process: &Process| {
+            let now = Process::read(process.pid);
+            now.is_some_and(|now| now.identity() == process.identity() && now.is_alive())
+        };
+        !self.all().any(lives)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Process> {
+        self.stopped.iter().chain(&self.spared)
     }
 }

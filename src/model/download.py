@@ -457,12 +457,12 @@ def download(order):
         job.partial.mkdir(parents=True, exist_ok=True)
         job.files = small
         fetch_all(job, small)
-        check_config(job.complete / "config.json")
         index = job.complete / INDEX
         weights = weight_files(files, read_json(index) if any(file.path == INDEX for file in small) else None)
         if not weights:
             raise explain_missing_weights(repository, [file for file in files if not file.path.endswith(".safetensors")])
         check_modules(small, weights)
+        check_config(job.complete / "config.json")
         job.files = small + weights
         fetch_all(job, weights)
         remove_others(job)

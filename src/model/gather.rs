@@ -11,7 +11,7 @@ use super::directory::Directory;
 use super::plan::Adapter;
 use super::python::{IMPORT_GGUF, Python};
 use super::source::{README, SourceError, is_license};
-use super::{Source, Staging, Store, safetensors};
+use super::{Source, Staging, Store, card, safetensors};
 use crate::init::Exit;
 
 /// What vLLM reads of a checkpoint, by the ends of file names. All else, code above all, is left out.
@@ -217,8 +217,13 @@ pub fn adapter(store: &Store, files: &Files) -> Result<Staging, GatherError> {
             return Err(GatherError::Refused(format!("the adapter has no {file}; give all files that PEFT wrote")));
         }
     }
-    let config = std::fs::read(staging.directory().join("adapter_config.json"))?;
-    let lora = serde_json::from_slice::<serde_json::Value>(&config).is_ok_and(|config| config["peft_type"] == "LORA");
+    // With a limit: a client may have sent anything under this name.
+    let config = match card::read_text(staging.directory(), "adapter_config.json") {
+        // What is no text says nothing.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+        config => config?,
+    };
+    let lora = serde_json::from_str::<serde_json::Value>(&config).is_ok_and(|config| config["peft_type"] == "LORA");
     if !lora {
         return Err(GatherError::Refused("adapter_config.json does not say that this is a LoRA adapter".to_owned()));
     }

@@ -22,6 +22,8 @@ pub const DOWNLOAD: &str = include_str!("download.py");
 
 /// Longest line of a script that is read, in bytes; what is beyond is cut off.
 const LINE_LIMIT: u64 = 1 << 20;
+/// Bytes of a script's last words that are kept.
+const LAST_WORDS: usize = 64 << 10;
 /// Lines that may wait to be read before the script has to wait.
 const WAITING_LINES: usize = 256;
 
@@ -158,11 +160,16 @@ fn read_lines(pipe: OwnedFd, lines: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// The last line that says anything.
+/// The last line that says anything, of the last bytes that came.
 fn last_line(mut pipe: impl Read) -> String {
-    let mut bytes = Vec::new();
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
     // What was read before an error counts all the same.
-    let _ = pipe.read_to_end(&mut bytes);
+    while let Ok(length @ 1..) = pipe.read(&mut piece) {
+        bytes.extend_from_slice(&piece[..length]);
+        if bytes.len() > 2 * LAST_WORDS {
+            bytes.drain(..bytes.len() - LAST_WORDS);
+        }
+    }
     let text = String::from_utf8_lossy(&bytes);
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
 }

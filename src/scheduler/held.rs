@@ -236,7 +236,8 @@ fn report(status: &Status) -> Option<Report> {
         State::Asleep { level } => Stage::Asleep(level),
         State::Stopping | State::FallingAsleep | State::Waking => return None,
     };
-    Some(Report { stage, generation: status.generation, failure: hopeless(status) })
+    let Status { generation, paused_until, .. } = *status;
+    Some(Report { stage, generation, paused_until, failure: hopeless(status) })
 }
 
 /// Why waiting for this engine is no use, if it is none.

@@ -79,6 +79,14 @@ pub(super) struct Memory {
     pub remedies: Remedies,
 }
 
+/// A request for a lease that has not been answered.
+struct Asked {
+    engine: EngineId,
+    since: Instant,
+    patience: Option<Duration>,
+    reply: oneshot::Sender<Result<Lease, LeaseError>>,
+}
+
 /// The scheduler's task.
 pub(super) struct Keeper {
     core: Core,
@@ -89,7 +97,7 @@ pub(super) struct Keeper {
     held: HashMap<EngineId, Held>,
     by_key: HashMap<String, EngineId>,
     next: EngineId,
-    waiting: HashMap<Ticket, (EngineId, oneshot::Sender<Result<Lease, LeaseError>>)>,
+    waiting: HashMap<Ticket, Asked>,
     stopping: Vec<oneshot::Sender<()>>,
     public: Public,
     /// What the devices are called.
@@ -163,11 +171,11 @@ impl Keeper {
                     let _ = reply.send(Err(refusal));
                     return;
                 }
-                self.waiting.insert(ticket, (engine, reply));
+                self.waiting.insert(ticket, Asked { engine, since: Instant::now(), patience, reply });
                 self.tell(Event::Request { ticket, engine, keep_alive, patience });
             }
             Command::GivenUp(ticket) => {
-                if let Some((engine, _)) = self.waiting.remove(&ticket) {
+                if let Some(Asked { engine, .. }) = self.waiting.remove(&ticket) {
                     self.tell(Event::GivenUp { ticket, engine });
                 }
             }
@@ -305,7 +313,7 @@ impl Keeper {
         match action {
             Action::Grant(ticket, engine) => self.grant(ticket, engine),
             Action::Refuse(ticket, refusal) => {
-                if let Some((engine, reply)) = self.waiting.remove(&ticket) {
+                if let Some(Asked { engine, reply, .. }) = self.waiting.remove(&ticket) {
                     let device = self.held.get(&engine).map_or(Device::Cpu, Held::device);
                     // The client may be gone already.
                     let _ = reply.send(Err(in_words(refusal, device)));
@@ -355,9 +363,9 @@ impl Keeper {
     }
 
     fn grant(&mut self, ticket: Ticket, engine: EngineId) {
-        let reply = self.waiting.remove(&ticket).map(|(_, reply)| reply);
+        let asked = self.waiting.remove(&ticket);
         let granted = self.held.get(&engine).and_then(|held| Some((held, held.status()?)));
-        let (Some(reply), Some((held, status))) = (reply, granted) else {
+        let (Some(asked), Some((held, status))) = (asked, granted) else {
             // Nobody is there to drop the lease.
             return self.tell(Event::Released(engine));
         };
@@ -368,12 +376,17 @@ impl Keeper {
             served_name: held.served_name.clone(),
             given_up: held.given_up(),
             replays: self.replays,
+            // Who would not find the model again waits for it, as in the queue.
+            patience: asked
+                .patience
+                .filter(|_| self.core.seat(engine).is_some_and(Seat::stays))
+                .map(|patience| patience.saturating_sub(asked.since.elapsed())),
             suspects: held.suspects.clone(),
             replayed: held.replayed.clone(),
             commands: self.commands.clone(),
         };
         // A client that is gone drops the lease, which then comes back as released.
-        let _ = reply.send(Ok(lease));
+        let _ = asked.reply.send(Ok(lease));
     }
 
     fn publish_members(&self) {

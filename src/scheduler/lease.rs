@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::core::EngineId;
 use super::held::hopeless;
@@ -30,6 +30,8 @@ pub struct Lease {
     pub(super) given_up: ParserChoice,
     /// Times a request may be asked again after a death.
     pub(super) replays: u32,
+    /// How long a request may wait for the next engine when this one dies; `None` = as long as it takes.
+    pub(super) patience: Option<Duration>,
     pub(super) suspects: Arc<Suspects>,
     /// Counts the requests that were asked again.
     pub(super) replayed: Arc<AtomicU64>,
@@ -62,10 +64,12 @@ impl Lease {
     /// (vllm-engine §3.5).
     ///
     /// An engine may die meanwhile. A request that did not reach it waits for the next generation; one that did, and has
-    /// no byte of its answer yet, is asked again there, at most as often as the operator allows (issue 5).
+    /// no byte of its answer yet, is asked again there, at most as often as the operator allows (issue 5). It waits for
+    /// that no longer than it is willing to.
     ///
     /// # Errors
-    /// [`EngineGone`] when the engine hung up without an answer, does not come back, or has died of the request.
+    /// [`EngineGone`] when the engine hung up without an answer, does not come back, or not in time, or has died of the
+    /// request.
     pub async fn post(
         &self,
         path: &'static str,
@@ -80,8 +84,9 @@ impl Lease {
         let mut dead = None;
         let mut deaths = 0;
         let mut turn = None;
+        let mut patience = self.patience;
         loop {
-            let (client, generation) = self.client_after(dead).await?;
+            let (client, generation) = used_up(self.client_after(dead, patience), &mut patience).await?;
             let asking = begin(&client, path, content.clone(), origin);
             let (answer, own_turn) = in_turn(asking, turn.take()).await;
             let gone = match answer {
@@ -108,7 +113,7 @@ impl Lease {
                     return Err(EngineGone::Poisoned);
                 }
                 // It may have been the doing of the one whose turn it was, which is known when that turn is over.
-                turn = self.suspects.turn().await;
+                turn = used_up(self.turn_within(patience), &mut patience).await?;
                 if !self.suspects.has_convict(generation) {
                     return gone.into_answer();
                 }
@@ -118,7 +123,7 @@ impl Lease {
             }
             tracing::warn!(request_id, path, "the engine died before it answered; the request is asked again");
             self.replayed.fetch_add(1, Ordering::Relaxed);
-            turn = self.suspects.turn().await;
+            turn = used_up(self.turn_within(patience), &mut patience).await?;
         }
     }
 
@@ -130,21 +135,58 @@ impl Lease {
         shown.is_ok_and(|status| status.is_ok())
     }
 
-    /// The client of the first generation that is not `dead`, and its number.
-    async fn client_after(&self, dead: Option<u64>) -> Result<(Client, u64), EngineGone> {
-        let mut engine = self.engine.clone();
-        let is_down = |status: &Status| status.state == State::Stopped || hopeless(status).is_some();
-        let is_up = |status: &Status| status.client.is_some() && Some(status.generation) != dead;
-        // An error means that the engine's task is gone, and with it the engine.
-        let status = engine.wait_for(|status| is_up(status) || is_down(status)).await;
-        let status = status.map_err(|_| EngineGone::Unreached)?;
-        status
-            .client
-            .clone()
-            .filter(|_| is_up(&status))
-            .map(|client| (client, status.generation))
-            .ok_or(EngineGone::Unreached)
+    /// The turn of a request that has seen an engine die. Whoever has it may be waiting for the next engine, so it ends as
+    /// [`Lease::client_after`] does.
+    async fn turn_within(&self, patience: Option<Duration>) -> Result<Option<SemaphorePermit<'_>>, EngineGone> {
+        let Some(patience) = patience else { return Ok(self.suspects.turn().await) };
+        if self.engine.borrow().ready_in(Instant::now()).is_some_and(|wait| wait > patience) {
+            return Err(self.too_slow());
+        }
+        timeout(patience, self.suspects.turn()).await.map_err(|_| self.too_slow())
     }
+
+    fn too_slow(&self) -> EngineGone {
+        EngineGone::TooSlow { retry_after: self.engine.borrow().ready_in(Instant::now()).unwrap_or_default() }
+    }
+
+    /// The client of the first generation that is not `dead`, and its number. Ends as soon as it is known that this would take
+    /// longer than `patience`, and at the latest when that is over.
+    async fn client_after(&self, dead: Option<u64>, patience: Option<Duration>) -> Result<(Client, u64), EngineGone> {
+        let mut engine = self.engine.clone();
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let is_up = |status: &Status| status.client.is_some() && Some(status.generation) != dead;
+        let is_down = |status: &Status| status.state == State::Stopped || hopeless(status).is_some();
+        let comes_late = |status: &Status| {
+            let now = Instant::now();
+            until.zip(status.ready_in(now)).is_some_and(|(until, wait)| now + wait > until)
+        };
+        let news = engine.wait_for(|status| is_up(status) || is_down(status) || comes_late(status));
+        let waited = async {
+            match until {
+                Some(until) => timeout_at(until.into(), news).await.ok(),
+                None => Some(news.await),
+            }
+        };
+        if let Some(status) = waited.await {
+            // An error means that the engine's task is gone, and with it the engine.
+            let status = status.map_err(|_| EngineGone::Unreached)?;
+            if is_up(&status) {
+                return status.client.clone().map(|client| (client, status.generation)).ok_or(EngineGone::Unreached);
+            }
+            if is_down(&status) {
+                return Err(EngineGone::Unreached);
+            }
+        }
+        Err(self.too_slow())
+    }
+}
+
+/// Waits, and takes the time that it took from the patience.
+async fn used_up<T>(waiting: impl Future<Output = T>, patience: &mut Option<Duration>) -> T {
+    let since = Instant::now();
+    let waited = waiting.await;
+    *patience = patience.map(|patience| patience.saturating_sub(since.elapsed()));
+    waited
 }
 
 /// Why an answer has not begun.
@@ -183,7 +225,7 @@ async fn begin(
         Ok((answer, false)) => Ok(answer),
         Ok((answer, true)) => Err(Gone::Hollow(Box::new(answer))),
         Err(EngineGone::Unreached) => Err(Gone::Unreached),
-        Err(EngineGone::HungUp | EngineGone::Poisoned) => Err(Gone::HungUp),
+        Err(_) => Err(Gone::HungUp),
     }
 }
 

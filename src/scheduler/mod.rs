@@ -111,7 +111,7 @@ pub enum LeaseError {
         /// How long a start of the model takes, or what is left of it: when it may be worth trying again.
         retry_after: Duration,
     },
-    /// The request would wait longer than it is willing to. The model is being loaded.
+    /// The request would wait longer than it is willing to, or has. The model is being loaded.
     #[error(
         "the model is not ready: by what is known it takes another {} s, which is longer than this request waits; try \
          again then",
@@ -180,7 +180,8 @@ impl Scheduler {
     }
 
     /// As [`Scheduler::lease`], but refused at once where it would take longer than `patience`, by what is known of earlier
-    /// starts. The model is loaded all the same, where that displaces nobody who is in use.
+    /// starts, and refused when it has taken longer. The model is loaded all the same, where that displaces nobody who is in
+    /// use. What is left of the patience holds for the lease, should its engine die.
     ///
     /// # Errors
     /// As [`Scheduler::lease`], and [`LeaseError::TooSlow`].

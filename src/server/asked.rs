@@ -18,11 +18,15 @@ pub(super) const SOON: HeaderValue = HeaderValue::from_static("1");
 
 /// A request on its way to its route.
 pub(super) struct Asked<'a> {
+    /// Its head.
     pub head: &'a request::Parts,
+    /// Its body, of which nothing has been read.
     pub body: Incoming,
     /// What the handler gets of it, as far as it is known.
     pub call: Call,
+    /// The settings as they were when it came: they may change meanwhile.
     pub settings: &'a Settings,
+    /// Whose it is.
     pub visitor: Visitor,
     pub patience: &'a Patience,
 }

@@ -15,15 +15,32 @@ fn assert_ends_with_error(lines: &[Value]) {
     assert_eq!(last.as_object().map(serde_json::Map::len), Some(1), "{last}");
 }
 
+/// Asks for a stream in which a fault comes after a word has reached the client, however busy the machine is. The vllama
+/// was built with phases.
+async fn stream_with_fault(vllama: &Vllama, request: &Request) -> Answer {
+    vllama.phases().hold("fault");
+    let mut exchange = vllama.client.send(request).await.expect("a request on its way");
+    let head = exchange.head().await.expect("a head");
+    let mut pieces = vec![exchange.piece().await.expect("a piece").expect("a word before the fault")];
+    vllama.phases().release("fault");
+    while let Some(piece) = exchange.piece().await.expect("a piece") {
+        pieces.push(piece);
+    }
+    Answer { head, pieces }
+}
+
 #[tokio::test]
 async fn an_error_in_the_middle_of_a_stream_is_its_last_line() {
-    let vllama = Vllama::with_fake().start().await;
+    let vllama = Vllama::with_fake().with_phases().start().await;
     for fault in ["error-midstream", "abort-stream", "cut", "no-done"] {
-        let answer = vllama.chat_stream(&format!("FAKE:{fault} 3")).await;
-        assert_eq!(answer.status(), 200, "{fault}");
-        assert_ends_with_error(&answer.lines());
-        let answer = vllama.post("/api/generate", &generate(&format!("FAKE:{fault} 3"), true)).await;
-        assert_ends_with_error(&answer.lines());
+        let prompt = format!("FAKE:{fault} 3");
+        for request in
+            [Request::post("/api/chat", &chat(&prompt, true)), Request::post("/api/generate", &generate(&prompt, true))]
+        {
+            let answer = stream_with_fault(&vllama, &request).await;
+            assert_eq!(answer.status(), 200, "{fault}");
+            assert_ends_with_error(&answer.lines());
+        }
     }
     assert_eq!(vllama.health().await["engine"]["generation"], 1, "none of that is a death");
     assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3");
@@ -55,9 +72,9 @@ async fn an_error_before_the_first_word_has_a_status_of_its_own() {
 #[tokio::test]
 async fn an_engine_that_dies_in_the_middle_of_a_stream_is_started_again() {
     for fault in ["exit0", "exit1", "kill9", "kill-core"] {
-        let vllama = Vllama::with_fake().start().await;
-        let answer = vllama.chat_stream(&format!("FAKE:{fault} 4")).await;
-        assert_ends_with_error(&answer.lines());
+        let vllama = Vllama::with_fake().with_phases().start().await;
+        let request = Request::post("/api/chat", &chat(&format!("FAKE:{fault} 4"), true));
+        assert_ends_with_error(&stream_with_fault(&vllama, &request).await.lines());
         // A leader without core lives on for a moment and answers 500.
         let health = vllama.generation(2).await;
         assert_eq!(vllama.chat("FAKE:count 3").await.json()["message"]["content"], "1 2 3", "{fault}");
@@ -100,6 +117,31 @@ async fn who_has_no_answer_yet_gets_it_from_the_next_engine() {
         assert_eq!((&health["engine"]["generation"], &health["engine"]["restarts"]), (&json!(2), &json!(1)), "{name}");
         vllama.stop().await;
     }
+}
+
+#[tokio::test]
+async fn who_says_how_long_he_waits_does_not_wait_longer_for_the_next_engine() {
+    let vllama = Vllama::with_fake().with_phases().env("FAKE_VLLM_FIRST_TOKEN_MS", "1000").start().await;
+    let mut asking = Vec::new();
+    // Whoever sees the engine die first is asked again first; the others do not wait for that, either.
+    for prefer in ["wait=0", "wait=1", "respond-async"] {
+        let request = Request::post("/api/chat", &chat("FAKE:count 3", false)).header("Prefer", prefer);
+        asking.push(vllama.client.send(&request).await.expect("a request on its way"));
+    }
+    vllama.engine_runs(3).await;
+    // By what is known the next engine is there in less than a second; but it does not come.
+    vllama.phases().hold("import");
+    processes::signal(vllama.process("fake-vllm").pid, Signal::SIGKILL);
+    for exchange in &mut asking[..2] {
+        let answer = exchange.answer().await.expect("an answer while no engine is there");
+        assert_eq!(answer.status(), 503, "{}", answer.text());
+        assert!(answer.error().starts_with("the engine died before it answered"), "{}", answer.error());
+        assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{answer:?}");
+    }
+    vllama.phases().reached("import").await;
+    vllama.phases().release("import");
+    let answer = asking[2].answer().await.expect("an answer");
+    assert_eq!((answer.status(), answer.json()["message"]["content"].as_str()), (200, Some("1 2 3")), "he waits");
 }
 
 #[tokio::test]

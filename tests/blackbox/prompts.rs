@@ -175,16 +175,46 @@ async fn a_context_length_is_the_requests_the_models_or_the_servers_and_never_re
 }
 
 #[tokio::test]
-async fn an_image_counts_768_tokens_and_leaves_with_its_message() {
-    let vllama = Vllama::with_fake().start().await;
-    let mut body = history(2, Some(700));
-    body["messages"][1]["images"] = json!(["iVBORw0KGgo="]);
-    let answer = vllama.post("/api/chat", &body).await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    assert_eq!(contents(&vllama.engine_request().await).len(), 4, "one exchange is gone, with its image");
-    body["options"]["num_ctx"] = json!(2000);
-    vllama.post("/api/chat", &body).await;
-    assert_eq!(vllama.engine_request().await["body"]["messages"].as_array().map(Vec::len), Some(6));
+async fn the_engine_counts_what_images_take_and_they_leave_with_their_messages() {
+    let vllama = Vllama::with_fake_thinker().start().await;
+    // Each image takes 200 tokens of the fake engine. By Ollama's guess, 768, none of this fits into 750 tokens.
+    let mut body = history(4, Some(750));
+    body["model"] = json!("thinker:1b");
+    for turn in [1, 3, 5, 7] {
+        body["messages"][turn]["images"] = json!(["iVBORw0KGgo="]);
+    }
+    let sent = async |body: &Value| {
+        let answer = vllama.post("/api/chat", body).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let request = vllama.engine_request().await["body"].clone();
+        let messages = request["messages"].as_array().expect("messages").clone();
+        let images = messages.iter().filter_map(|message| message["content"].as_array()).count();
+        (messages.len(), images, request["truncate_prompt_tokens"].clone())
+    };
+    assert_eq!(sent(&body).await, (8, 3, Value::Null), "one exchange is gone, with its image");
+    body["options"]["num_ctx"] = json!(4000);
+    assert_eq!(sent(&body).await, (10, 4, Value::Null));
+    // No part of an image means anything: what does not fit is refused.
+    body["messages"][9]["images"] = json!(vec!["iVBORw0KGgo="; 4]);
+    body["options"]["num_ctx"] = json!(750);
+    assert_eq!(refused(&vllama.post("/api/chat", &body).await), (400, TOO_LONG.to_owned()));
+}
+
+#[tokio::test]
+async fn images_beyond_the_engines_own_length_cost_the_oldest_messages() {
+    let vllama = Vllama::with_fake_thinker().start().await;
+    let mut body = history(40, None);
+    body["model"] = json!("thinker:1b");
+    for turn in 0..40 {
+        body["messages"][2 * turn + 1]["images"] = json!(["iVBORw0KGgo=", "iVBORw0KGgo="]);
+    }
+    for stream in [false, true] {
+        body["stream"] = json!(stream);
+        let answer = vllama.post("/api/chat", &body).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let left = vllama.engine_request().await["body"]["messages"].as_array().map(Vec::len);
+        assert!(left.is_some_and(|turns| (10..60).contains(&turns)), "{left:?}");
+    }
 }
 
 #[tokio::test]
@@ -259,8 +289,35 @@ async fn a_gap_is_filled_by_a_model_that_has_the_marks_for_it() {
 }
 
 #[tokio::test]
+async fn openais_completions_fill_gaps_the_same_way() {
+    let vllama = filling().start().await;
+    let mut body = json!({"model": "smollm2:135m", "prompt": "def add(", "suffix": "return c", "stop": "\n\n"});
+    let answer = vllama.post("/v1/completions", &body).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let sent = vllama.engine_request().await["body"].clone();
+    assert_eq!(sent["prompt"], "<fim_prefix>def add(<fim_suffix>return c<fim_middle>");
+    assert_eq!((&sent["suffix"], &sent["skip_special_tokens"]), (&Value::Null, &json!(false)));
+    let ends = json!(["\n\n", "<|endoftext|>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>"]);
+    assert_eq!(sent["stop"], ends);
+    for (member, wrong) in [("prompt", json!(["a", "b"])), ("suffix", json!(1)), ("stop", json!({}))] {
+        let mut body = body.clone();
+        body[member] = wrong;
+        let answer = vllama.post("/v1/completions", &body).await;
+        assert_eq!(answer.status(), 400, "{member}: {}", answer.text());
+        assert!(answer.text().contains(&format!("`{member}` must be")), "{}", answer.text());
+    }
+    body["stop"] = Value::Null;
+    vllama.post("/v1/completions", &body).await;
+    assert_eq!(vllama.engine_request().await["body"]["stop"].as_array().map(Vec::len), Some(5));
+}
+
+#[tokio::test]
 async fn a_model_without_marks_fills_no_gap() {
     let vllama = Vllama::with_fake().start().await;
+    let openai = json!({"model": "smollm2:135m", "prompt": "def add(", "suffix": "return c"});
+    let answer = vllama.post("/v1/completions", &openai).await;
+    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.json()["error"]["message"], "\"smollm2:135m\" does not support insert");
     let mut body = generate("def add(", true);
     body["suffix"] = json!("return c");
     let expected = (400, "registry.ollama.ai/library/smollm2:135m does not support insert".to_owned());

@@ -1,8 +1,8 @@
 //! Under a service manager: what it is told, and the sockets it hands over.
 
-use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,20 +15,36 @@ use nix::unistd::Pid;
 use crate::harness::vllama::chat;
 use crate::harness::{Client, Request, Vllama, eventually};
 
-/// A service manager that only listens.
+/// A service manager that only listens, and is quick at it: what finds its queue full is lost.
 struct Listener {
-    socket: UnixDatagram,
+    notes: mpsc::Receiver<String>,
     heard: Vec<String>,
 }
 
 impl Listener {
+    /// One with its socket at this path.
+    fn at(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).expect("a socket");
+        let (sender, notes) = mpsc::channel();
+        // Ends with the process of the tests, or when nobody wants to know any more.
+        std::thread::spawn(move || {
+            let mut note = [0; 4096];
+            while let Ok(length) = socket.recv(&mut note) {
+                if sender.send(String::from_utf8_lossy(&note[..length]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { notes, heard: Vec::new() }
+    }
+
     /// Waits until it has heard this line, behind those it waited for before.
     fn hears(&mut self, line: &str) {
-        let mut note = [0; 4096];
+        let end = Instant::now() + Duration::from_secs(30);
         loop {
-            let length =
-                self.socket.recv(&mut note).unwrap_or_else(|error| panic!("{line}: {error}, {:?}", self.heard));
-            let note = String::from_utf8_lossy(&note[..length]).into_owned();
+            let left = end.saturating_duration_since(Instant::now());
+            let note =
+                self.notes.recv_timeout(left).unwrap_or_else(|error| panic!("{line}: {error}, {:?}", self.heard));
             self.heard.push(note.clone());
             if note.lines().any(|heard| heard.starts_with(line)) {
                 return;
@@ -38,16 +54,11 @@ impl Listener {
 
     /// Whether it hears this line within so long.
     fn would_hear(&mut self, line: &str, time: Duration) -> bool {
-        let (mut note, end) = ([0; 4096], Instant::now() + time);
+        let end = Instant::now() + time;
         let mut heard = false;
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            self.socket.set_read_timeout(Some(left)).expect("a time limit");
-            match self.socket.recv(&mut note) {
-                Ok(length) => heard |= String::from_utf8_lossy(&note[..length]).contains(line),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
-            }
+        while let Ok(note) = self.notes.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            heard |= note.contains(line);
         }
-        self.socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit");
         heard
     }
 }
@@ -107,8 +118,7 @@ async fn a_runtime_that_hangs_or_a_main_loop_that_hangs_is_not_told_to_be_alive(
     let period = Duration::from_millis(200);
     let builder = Vllama::with_fake().env("WATCHDOG_USEC", &period.as_micros().to_string());
     let path = builder.path().join("notify");
-    let socket = UnixDatagram::bind(&path).expect("a socket");
-    let mut manager = Listener { socket, heard: Vec::new() };
+    let mut manager = Listener::at(&path);
     let vllama = builder.env("NOTIFY_SOCKET", &path.to_string_lossy()).start_listening().await;
     assert!(manager.would_hear("WATCHDOG=1", 2 * period));
     let pid = vllama.pid();
@@ -131,9 +141,7 @@ async fn a_runtime_that_hangs_or_a_main_loop_that_hangs_is_not_told_to_be_alive(
 async fn a_service_manager_is_told_from_ready_to_stopping_and_that_vllama_lives() {
     let builder = Vllama::with_fake().env("WATCHDOG_USEC", "200000");
     let path = builder.path().join("notify");
-    let socket = UnixDatagram::bind(&path).expect("a socket");
-    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit");
-    let mut manager = Listener { socket, heard: Vec::new() };
+    let mut manager = Listener::at(&path);
     let mut vllama = builder.env("NOTIFY_SOCKET", &path.to_string_lossy()).start_listening().await;
     manager.hears("READY=1");
     manager.hears("STATUS=smollm2:135m ready");

@@ -109,8 +109,31 @@ async fn sound_passes_with_its_form_as_it_came_but_for_the_model() {
     assert_eq!(answer.json()["text"], "100000 bytes of sound");
     let request = vllama.engine_request().await;
     assert_eq!(request["headers"]["content-type"], "multipart/form-data; boundary=\"bound\"");
+    // vLLM tells JSON here, too; OpenAI and Ollama the words alone.
+    let mut text = form("smollm2:135m", b"RIFF");
+    text.truncate(text.len() - b"--bound--\r\n".len());
+    text.extend(b"--bound\r\nContent-Disposition: form-data; name=\"response_format\"\r\n\r\ntext\r\n--bound--\r\n");
+    let answer = transcribe(&vllama, text).await;
+    let kind = answer.header("content-type");
+    assert_eq!((kind, answer.text().as_str()), (Some("text/plain; charset=utf-8"), "4 bytes of sound"));
     let answer = transcribe(&vllama, form("smollm2:135m", &vec![0; (25 << 20) + (65 << 10)])).await;
     assert!(answer.status() == 413 && error(&answer).starts_with("the sound is too large"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_model_that_writes_down_wants_a_sound_and_does_not_chat() {
+    let builder = Vllama::with_fake();
+    let path = builder.path().join("models/registry.ollama.ai/library/smollm2/135m/config.json");
+    let text = std::fs::read_to_string(&path).expect("a configuration");
+    std::fs::write(path, text.replace("LlamaForCausalLM", "WhisperForConditionalGeneration")).expect("a configuration");
+    let vllama = builder.start().await;
+    let shown = vllama.post("/api/show", &json!({"model": "smollm2:135m"})).await.json();
+    assert_eq!(shown["capabilities"], json!(["audio"]));
+    let form = b"--bound\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nsmollm2:135m\r\n--bound--\r\n";
+    let answer = transcribe(&vllama, form.to_vec()).await;
+    assert!(answer.status() == 400 && error(&answer).contains("`file`"), "{}", answer.text());
+    let answer = vllama.chat("hi").await;
+    assert_eq!((answer.status(), answer.error().as_str()), (400, "\"smollm2:135m\" does not support chat"));
 }
 
 #[tokio::test]

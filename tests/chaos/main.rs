@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `rounds`, and without a part | rounds with the fake engine | `VLLAMA_CHAOS_ROUNDS` (23), `VLLAMA_CHAOS_LANES` (2): vllamas at a time |
 //! | `soak` | a load that never stops | `VLLAMA_SOAK_SECONDS` (60) |
-//! | `real` | rounds with the real engine of `VLLAMA_TEST_VENV` | `VLLAMA_CHAOS_REAL_ROUNDS` (2) |
+//! | `real` | rounds with the real engine of `VLLAMA_TEST_VENV` | `VLLAMA_CHAOS_REAL_ROUNDS` (2), `VLLAMA_CHAOS_REAL_FROM` (0): rounds left out before them |
 //!
 //! `VLLAMA_CHAOS_SEED` chooses another run.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -65,9 +65,9 @@ fn main() -> ExitCode {
             runtime.block_on(soak::run(time, seed, narrow));
         }
         "real" => {
-            let rounds = count("VLLAMA_CHAOS_REAL_ROUNDS", 2);
-            println!("chaos: {rounds} rounds with the real engine from seed {seed}");
-            runtime.block_on(real::run(&venv.unwrap_or_default(), rounds, seed));
+            let (from, rounds) = (count("VLLAMA_CHAOS_REAL_FROM", 0), count("VLLAMA_CHAOS_REAL_ROUNDS", 2));
+            println!("chaos: {rounds} rounds with the real engine from round {from} and seed {seed}");
+            runtime.block_on(real::run(&venv.unwrap_or_default(), from, rounds, seed));
         }
         other => panic!("{other:?} is no part: rounds, soak or real"),
     });

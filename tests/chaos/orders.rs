@@ -7,23 +7,34 @@ use nix::sys::signal::Signal;
 
 use super::faults::Phase;
 use crate::harness::processes::{self, Process};
-use crate::harness::{Vllama, eventually};
+use crate::harness::{Phases, Vllama, eventually};
 
-/// The directory in which they are given.
-pub struct Orders(pub PathBuf);
+/// Orders to one vllama's engine.
+pub struct Orders {
+    phases: Phases,
+}
 
 impl Orders {
+    /// To the engine of this vllama.
+    pub fn to(vllama: &Vllama) -> Self {
+        Self { phases: vllama.phases() }
+    }
+
+    fn path(&self, name: String) -> PathBuf {
+        self.phases.0.join(name)
+    }
+
     /// Tells a process what to do, as soon as it takes orders.
     pub async fn give(&self, process: &Process, order: &str) {
         let listens = async || self.takes_orders(process).then_some(());
         eventually(&format!("{} takes orders", process.name), listens).await;
-        fs::write(self.0.join(process.pid.to_string()), order).unwrap();
+        fs::write(self.path(process.pid.to_string()), order).unwrap();
         processes::signal(process.pid, Signal::SIGUSR1);
     }
 
     fn takes_orders(&self, process: &Process) -> bool {
         ["leader", "core", "worker"].iter().any(|role| {
-            let pid = fs::read_to_string(self.0.join(format!("{}.{role}", process.parent)));
+            let pid = fs::read_to_string(self.path(format!("{}.{role}", process.parent)));
             pid.is_ok_and(|pid| pid == process.pid.to_string())
         })
     }
@@ -40,19 +51,17 @@ impl Orders {
 
     /// Whoever comes to this phase goes no further.
     pub fn hold(&self, phase: Phase) {
-        let _ = fs::remove_file(self.0.join(format!("at-{}", name(phase))));
-        fs::write(self.0.join(format!("hold-{}", name(phase))), "").unwrap();
+        self.phases.hold(name(phase));
     }
 
     /// Waits until an engine is held up in this phase.
     pub async fn reached(&self, phase: Phase) {
-        let file = self.0.join(format!("at-{}", name(phase)));
-        eventually(&format!("an engine is held up in {phase:?}"), async || file.exists().then_some(())).await;
+        self.phases.reached(name(phase)).await;
     }
 
     /// Lets go on whoever is held up.
     pub fn release(&self, phase: Phase) {
-        let _ = fs::remove_file(self.0.join(format!("hold-{}", name(phase))));
+        self.phases.release(name(phase));
     }
 }
 

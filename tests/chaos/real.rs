@@ -75,8 +75,8 @@ enum Manner {
     Leaves,
 }
 
-/// Runs rounds, prints what was seen and checks it.
-pub async fn run(venv: &Path, rounds: usize, seed: u64) {
+/// Runs rounds, all but the first `from`, prints what was seen and checks it.
+pub async fn run(venv: &Path, from: usize, rounds: usize, seed: u64) {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     default_model::import(venv, &place.join("models"));
     let vllama = Vllama::with_real(venv, &place.join("models"), &place.join("state"))
@@ -90,7 +90,7 @@ pub async fn run(venv: &Path, rounds: usize, seed: u64) {
     let world = Real { ground: Held::by(&vllama), vllama, ledger: Ledger::default() };
     let mut random = fastrand::Rng::with_seed(seed);
     let mut report = Report::default();
-    for fault in FAULTS.into_iter().cycle().take(rounds) {
+    for fault in FAULTS.into_iter().cycle().skip(from).take(rounds) {
         let began = Instant::now();
         let back = world.round(fault, &mut random).await;
         world.check(&fault.name()).await;

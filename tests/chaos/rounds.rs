@@ -48,14 +48,18 @@ pub fn run(runtime: &Runtime, rounds: usize, lanes: usize, seed: u64, narrow: bo
         report: Mutex::default(),
         shared_memory: RwLock::default(),
     };
-    std::thread::scope(|scope| {
-        for lane in 1..=lanes as u64 {
-            let course = &course;
-            scope.spawn(move || runtime.block_on(course.lane(fastrand::Rng::with_seed(seed ^ (lane << 40)))));
-        }
+    let failed = std::thread::scope(|scope| {
+        let course = &course;
+        let lane = |lane| runtime.block_on(course.lane(fastrand::Rng::with_seed(seed ^ (lane << 40))));
+        let lanes: Vec<_> = (1..=lanes as u64).map(|number| scope.spawn(move || lane(number))).collect();
+        lanes.into_iter().filter_map(|lane| lane.join().err()).count()
     });
     let mut report = course.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
     report.zombies = course.zombies.found();
+    if failed > 0 {
+        report.print();
+        panic!("a round has failed, as it says above; these were before it");
+    }
     report
 }
 
@@ -92,7 +96,11 @@ impl Course {
 
     /// One vllama, from its start to its orderly end.
     async fn life(&self, random: &mut fastrand::Rng) {
-        let world = World::start(self.narrow.then(Narrow::new)).await;
+        let world = {
+            // No vllama starts where /dev/shm is full.
+            let _shared = self.shared_memory.read().await;
+            World::start(self.narrow.then(Narrow::new)).await
+        };
         self.zombies.watch_children_of(world.vllama.pid());
         let ground = Ground::of(&world.vllama);
         for _ in 0..LIFE {
@@ -126,8 +134,7 @@ impl World {
     /// A vllama whose engine is complete.
     pub async fn start(narrow: Option<Narrow>) -> Self {
         let builder = Vllama::with_fake();
-        let [orders, requests] = ["orders", "requests"].map(|name| builder.path().join(name));
-        std::fs::create_dir(&orders).unwrap();
+        let requests = builder.path().join("requests");
         let builder = match &narrow {
             Some(narrow) => builder.env("VLLAMA_STATE", &narrow.path().to_string_lossy()),
             None => builder,
@@ -139,7 +146,7 @@ impl World {
             .env("FAKE_VLLM_STRAYS", "1")
             .env("FAKE_VLLM_ZOMBIES", "1")
             .env("FAKE_VLLM_LEAVE_FILES", "tracked")
-            .env("FAKE_VLLM_ORDERS", &orders.to_string_lossy())
+            .with_phases()
             .env("FAKE_VLLM_REQUESTS", &requests.to_string_lossy())
             .env("VLLAMA_LOG", "info")
             .env("VLLAMA_HEARTBEAT", "600ms")
@@ -149,7 +156,8 @@ impl World {
             .env("VLLAMA_REPLAYS", &REPLAYS.to_string())
             .start()
             .await;
-        let world = Self { vllama, orders: Orders(orders), ledger: Ledger::default(), narrow };
+        let orders = Orders::to(&vllama);
+        let world = Self { vllama, orders, ledger: Ledger::default(), narrow };
         let is_complete = async || world.orders.all_take_orders(&world.vllama).then_some(());
         eventually("the engine is complete", is_complete).await;
         world

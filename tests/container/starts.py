@@ -50,7 +50,8 @@ def ready(image, port, path, options=(), command=()):
         address = next(iter(network.values()))["IPAddress"]
         while not answers(address, port, path):
             if run("docker", "inspect", "-f", "{{.State.Running}}", name).strip() != "true" or time.monotonic() > began + LIMIT:
-                raise AssertionError(run("docker", "logs", "--tail", "40", name))
+                logs = subprocess.run(["docker", "logs", "--tail", "40", name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+                raise AssertionError(f"not ready after {time.monotonic() - began:.0f} s:\n{logs.stdout}")
             time.sleep(0.02)
         return time.monotonic() - began
     finally:

@@ -225,6 +225,12 @@ class Download(unittest.TestCase):
         self.hub.add("org/name", files)
         self.fails("unsuitable", "config.json")
 
+    def test_a_configuration_without_sense_is_told_before_any_weight_has_come(self):
+        for config in (b"{}", b"[]", b'{"architectures": []}', b'{"architectures": [7]}', b"{"):
+            self.hub.add("org/name", checkpoints.plain() | {"config.json": config})
+            self.fails("unsuitable", "config.json")
+            self.assertEqual([path.name for path in self.directory.rglob("*.safetensors")], [])
+
     def test_incomplete_checkpoints_are_named(self):
         self.hub.add("org/name", checkpoints.sharded() | {"model.safetensors.index.json": b"[]"})
         self.fails("unsuitable", "model.safetensors.index.json")

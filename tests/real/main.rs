@@ -16,6 +16,7 @@ mod clients;
 mod deaths;
 mod embeddings;
 mod keys;
+mod kinds;
 mod leftovers;
 mod load;
 mod models;
@@ -94,8 +95,9 @@ fn main() -> ExitCode {
         default_model::import(&ground.venv, &ground.models);
     });
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let groups: [(&str, Group); 9] = [
+    let groups: [(&str, Group); 10] = [
         ("plans", plans::run),
+        ("kinds", kinds::run),
         ("answers", answers::run),
         ("prompts", prompts::run),
         ("embeddings", embeddings::run),

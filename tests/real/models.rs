@@ -142,7 +142,7 @@ config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8
 json.dump(config, open(sys.argv[1] + "/adapter_config.json", "w"))
 "#;
 
-async fn upload(vllama: &Vllama, bytes: &[u8]) -> String {
+pub(crate) async fn upload(vllama: &Vllama, bytes: &[u8]) -> String {
     let hex: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let digest = format!("sha256:{hex}");
     let answer = vllama.client.request(&Request::new("POST", &format!("/api/blobs/{digest}")).body(bytes)).await;

@@ -139,8 +139,15 @@ pub fn able(model: &Installed, asked: &str) -> Result<(), ApiError> {
     if model.card.can(Capability::Embedding) {
         return Ok(());
     }
+    let does = if model.card.is_pooling() {
+        "it judges texts"
+    } else if model.card.only_writes_down() {
+        "it writes down what it hears"
+    } else {
+        "its engine makes text"
+    };
     Err(ApiError::NotSupported(format!(
-        "{asked:?} does not support embeddings: its engine makes text; use an embedding model such as all-minilm"
+        "{asked:?} does not support embeddings: {does}; use an embedding model such as all-minilm"
     )))
 }
 

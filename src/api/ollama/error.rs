@@ -1,8 +1,11 @@
 //! Everything that can go wrong with a native request: one status and one exact text each (ollama-api §14).
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde::Serialize;
 
+use super::refusals;
 use crate::api::{self, Refused, Reply};
 use crate::model::digest::{InvalidDigest, Sha256Digest};
 use crate::model::pull::PullError;
@@ -11,28 +14,6 @@ use crate::scheduler::{EngineGone, LeaseError};
 /// The sentence of a prompt that does not fit (ollama-api §6.9).
 const TOO_LONG: &str = "the prompt is longer than the context length currently available to the model; shorten the \
     prompt, adjust the context length in settings, or use a model with a longer context length";
-
-/// What the engine says of requests that a model cannot take, and how it is told: what, and what to do.
-const UNSUITABLE: [(&str, &str); 6] = [
-    ("is not a multimodal model", NO_SENSES),
-    ("unsupported multimodal content", NO_SENSES),
-    ("At most 0 ", NO_SENSES),
-    ("\"auto\" tool choice requires", NO_TOOL_PARSER),
-    (TOOLS_DISABLED, NO_TOOL_PARSER),
-    (
-        "default chat template is no longer allowed",
-        "this model has no chat template and only continues text; send the text to /api/generate with `raw`",
-    ),
-];
-
-const NO_SENSES: &str = "this model does not support images or sounds like these: it does not read them; send text only, \
-    or use a model with the capability vision or audio";
-
-const NO_TOOL_PARSER: &str = "this model does not support tools: its engine runs without a parser for tool calls; leave \
-    `tools` out, or use a model with the capability tools";
-
-/// How vLLM's Rust frontend says so, and with a 500.
-const TOOLS_DISABLED: &str = "tool parsing is disabled";
 
 /// Why a native request is not answered. `Display` is the text of `{"error":…}`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -194,6 +175,7 @@ pub struct LeaseErrorText {
 
 impl From<LeaseError> for ApiError {
     fn from(error: LeaseError) -> Self {
+        let text = error.to_string();
         let status = match &error {
             LeaseError::Permanent(_) => StatusCode::INTERNAL_SERVER_ERROR,
             // Not 404: clients answer that with a download (§13.25), which would not help.
@@ -202,15 +184,11 @@ impl From<LeaseError> for ApiError {
             | LeaseError::QueueFull { .. }
             | LeaseError::TooSlow { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let retry_after = match &error {
-            LeaseError::QueueFull { retry_after } | LeaseError::TooSlow { retry_after } => {
-                Some(retry_after.as_secs_f64().ceil().max(1.0))
-            }
+        let retry_after = match error {
+            LeaseError::QueueFull { retry_after } | LeaseError::TooSlow { retry_after } => Some(seconds(retry_after)),
             _ => None,
         };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds, at least one")]
-        let retry_after = retry_after.map(|seconds| seconds as u64);
-        Self::NoLease(LeaseErrorText { status, text: error.to_string(), retry_after })
+        Self::NoLease(LeaseErrorText { status, text, retry_after })
     }
 }
 
@@ -219,8 +197,18 @@ impl From<EngineGone> for ApiError {
         match gone {
             EngineGone::Unreached | EngineGone::HungUp => Self::Gone,
             EngineGone::Poisoned => Self::Poisoned(gone),
+            EngineGone::TooSlow { retry_after } => Self::NoLease(LeaseErrorText {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                text: gone.to_string(),
+                retry_after: Some(seconds(retry_after)),
+            }),
         }
     }
+}
+
+/// A time for `Retry-After`: whole seconds, at least one.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
 impl From<std::io::Error> for ApiError {
@@ -280,9 +268,10 @@ impl ApiError {
             Self::TooLong
         } else if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             Self::Busy
-        } else if status.is_client_error() || text.contains(TOOLS_DISABLED) {
-            let told = UNSUITABLE.iter().find(|(engine, _)| text.contains(engine)).map_or(text, |(_, told)| told);
+        } else if let Some(told) = refusals::told(text, !status.is_client_error()) {
             Self::Refused(told.to_owned())
+        } else if status.is_client_error() {
+            Self::Refused(text.to_owned())
         } else if dead {
             Self::Gone
         } else {
@@ -400,13 +389,6 @@ mod tests {
             (404, r#"{"detail":"Not Found"}"#, refused("Not Found")),
             (400, r#"{"object":"error","message":"old shape"}"#, refused("old shape")),
             (400, "<html>", refused("the engine gave no reason")),
-            (400, r#"{"error":{"message":"m is not a multimodal model","code":400}}"#, refused(NO_SENSES)),
-            (400, r#"{"error":{"message":"At most 0 audio(s) may be provided in one prompt."}}"#, refused(NO_SENSES)),
-            (
-                500,
-                r#"{"error":{"message":"failed to submit chat request: tool parsing is disabled by frontend configuration","type":"server_error","param":null,"code":"server_error"}}"#,
-                refused(NO_TOOL_PARSER),
-            ),
             (503, r#"{"error":{"message":"queue is full"}}"#, ApiError::Busy),
             (500, r#"{"error":{"message":"EngineCore encountered an issue."}}"#, ApiError::Gone),
             (

@@ -69,7 +69,9 @@ impl Fit<'_> {
     pub async fn at_first<'a>(&self, draft: Draft<'a>) -> Result<(Fitted<'a>, bool), ApiError> {
         let bound = self.bound(&draft);
         if self.window.surely_holds(bound) && !self.window.limits_the_sum(bound) {
-            return Ok((Fitted::whole(draft), false));
+            // What an image takes is a guess: the engine knows better.
+            let may_be_longer = matches!(&draft, Draft::Turns(turns) if has_images(turns));
+            return Ok((Fitted::whole(draft), may_be_longer));
         }
         if self.window.is_the_engines() && !matches!(draft, Draft::Tokens(_)) {
             return Ok((Fitted::whole(draft), true));
@@ -115,7 +117,7 @@ impl Fit<'_> {
         let beginnings = [0].into_iter().chain(window::beginnings(&turns)).collect::<Vec<_>>();
         let size = |beginning: &usize| window::from(&turns, *beginning).map(Turn::bytes).sum();
         let sizes: Vec<usize> = beginnings.iter().map(size).collect();
-        let rest = |candidate: usize| window::from(&turns, beginnings[candidate]).cloned().collect::<Vec<_>>();
+        let rest = |candidate: usize| window::from(&turns, beginnings[candidate]).cloned().collect::<Vec<Turn<'a>>>();
         let mut counts = vec![all; sizes.len()];
         let mut search = Search::new(&sizes, all, self.window.goal());
         while let Some(candidate) = search.next() {
@@ -124,7 +126,10 @@ impl Fit<'_> {
         }
         let (candidate, cut) = match search.found() {
             Some(candidate) => (candidate, None),
-            None if self.window.cuts() => (beginnings.len() - 1, Some(self.window.goal())),
+            // The engine does not cut through an image, nor before one.
+            None if self.window.cuts() && !has_images(&rest(beginnings.len() - 1)) => {
+                (beginnings.len() - 1, Some(self.window.goal()))
+            }
             None => return Err(ApiError::TooLong),
         };
         tracing::debug!(
@@ -161,18 +166,13 @@ impl Fit<'_> {
         Ok(Fitted { draft: Draft::Tokens(tokens), cut: None, tokens: Some(number) })
     }
 
-    /// Tokens of these turns, images at a fixed price.
+    /// Tokens of these turns, with what their images and sounds take.
     async fn count(&self, turns: &[Turn<'_>]) -> Result<u64, ApiError> {
-        let images: usize = turns.iter().map(Turn::images).sum();
-        let without: Vec<Turn<'_>>;
-        let text = if images == 0 {
-            turns
-        } else {
-            without = turns.iter().map(Turn::without_images).collect();
-            &without
-        };
-        let body = request::tokenize(self.run.served_name(), text, self.tools, self.thinking);
-        let tokens = request::count(&self.run.fetch("/tokenize", body).await?)?;
-        Ok(tokens + images as u64 * window::IMAGE)
+        let body = request::tokenize(self.run.served_name(), turns, self.tools, self.thinking);
+        request::count(&self.run.fetch("/tokenize", body).await?)
     }
+}
+
+fn has_images(turns: &[Turn<'_>]) -> bool {
+    turns.iter().any(|turn| turn.images() > 0)
 }

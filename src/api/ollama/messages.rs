@@ -148,16 +148,6 @@ impl Turn<'_> {
             Content::Parts(parts) => parts.iter().filter(|part| part.text().is_none()).count(),
         }
     }
-
-    /// The turn without its images and sounds.
-    #[must_use]
-    pub fn without_images(&self) -> Self {
-        let mut turn = self.clone();
-        if let Content::Parts(parts) = &self.content {
-            turn.content = Content::Text(parts.iter().find_map(Part::text).unwrap_or_default());
-        }
-        turn
-    }
 }
 
 fn content<'a>(text: &'a str, images: &'a [Text<'a>]) -> Content<'a> {

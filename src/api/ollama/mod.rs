@@ -37,6 +37,7 @@ pub mod prelude;
 pub mod progress;
 pub mod pull;
 pub mod push;
+mod refusals;
 pub mod request;
 pub mod response;
 pub mod routes;

@@ -3,8 +3,8 @@
 
 use super::messages::Turn;
 
-/// Tokens an image counts (§6.9).
-pub const IMAGE: u64 = 768;
+/// Tokens an image is taken to have before the engine counts (§6.9).
+const IMAGE: u64 = 768;
 
 /// Tokens a template may write around a turn: its marks, its role, its line breaks.
 const AROUND_A_TURN: u64 = 16;
@@ -103,7 +103,7 @@ impl Window {
     }
 }
 
-/// More tokens than these turns can be: a token is at least a byte. `beside` are bytes of what the template writes
+/// More tokens than these turns can be, but for unusually large images: a token is at least a byte. `beside` are bytes of what the template writes
 /// beside them: its own words and the tools.
 #[must_use]
 pub fn bound(turns: &[Turn<'_>], beside: usize) -> u64 {

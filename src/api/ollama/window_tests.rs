@@ -124,7 +124,7 @@ fn the_bound_is_above_what_any_tokenizer_makes_of_it() {
     let request: ChatRequest = json::decode(body).expect("the test's JSON");
     let turns = turns(&request.messages, &Card::default()).expect("turns");
     assert_eq!(bound(&turns, 0), 3 + 16 + 2 * 768);
-    assert_eq!((turns[0].without_images().images(), turns[0].without_images().bytes()), (0, 3));
+    assert_eq!((turns[0].images(), turns[0].bytes()), (2, 3));
 }
 
 /// Runs a search over messages of these lengths with a tokenizer of four bytes a token; what it found and how often it

@@ -20,6 +20,8 @@ pub struct Form {
     boundary: String,
     /// Where the model's name stands.
     place: Range<usize>,
+    /// Name and place of the value of each field.
+    fields: Vec<(String, Range<usize>)>,
 }
 
 impl Form {
@@ -31,9 +33,10 @@ impl Form {
     pub fn read(body: Bytes) -> Result<Self, ApiError> {
         let no_form = || ApiError::BadJson("the body is no form: expected multipart/form-data".to_owned());
         let boundary = boundary(&body).ok_or_else(no_form)?.to_owned();
+        let fields = fields(&body, &boundary).ok_or_else(no_form)?;
         let mut model = None;
-        for (name, place) in fields(&body, &boundary).ok_or_else(no_form)? {
-            if name == "model" && model.replace(place).is_some() {
+        for (name, place) in &fields {
+            if name == "model" && model.replace(place.clone()).is_some() {
                 // Whoever checks who may use which model must not be made to look at the other one.
                 return Err(ApiError::BadJson("the form names the model twice".to_owned()));
             }
@@ -41,7 +44,7 @@ impl Form {
         let place = model.ok_or(ApiError::ModelRequired)?;
         match std::str::from_utf8(&body[place.clone()]) {
             Ok(name) if name.trim().is_empty() => Err(ApiError::ModelRequired),
-            Ok(_) => Ok(Self { body, boundary, place }),
+            Ok(_) => Ok(Self { body, boundary, place, fields }),
             Err(_) => Err(ApiError::InvalidName),
         }
     }
@@ -51,6 +54,13 @@ impl Form {
     pub fn asked(&self) -> &str {
         // It was text when it was read.
         std::str::from_utf8(&self.body[self.place.clone()]).unwrap_or_default()
+    }
+
+    /// The value of the first field of this name, which may be a file.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&[u8]> {
+        let (_, place) = self.fields.iter().find(|(field, _)| field == name)?;
+        Some(&self.body[place.clone()])
     }
 
     /// The form for an engine that calls the model `served`.

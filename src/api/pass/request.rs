@@ -90,9 +90,10 @@ impl Request {
             }
             None => {
                 let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |place| place + 1);
+                let name = [&model_name::json(name), &b":"[..]].concat();
+                self.edits.retain(|(other, member)| !other.is_empty() || !member.starts_with(&name));
                 // The object is never empty: it names a model.
-                let member = [&model_name::json(name), &b":"[..], value, b","].concat();
-                self.edits.push((start..start, member));
+                self.edits.push((start..start, [&name, value, b","].concat()));
             }
         }
     }

@@ -48,8 +48,7 @@ pub(super) fn senses(config: &Value, architecture: &str) -> Vec<Capability> {
     let generates = architecture.ends_with("ForConditionalGeneration");
     let vision = has(&["/vision_config", "/vision_encoder", "/thinker_config/vision_config"])
         || (generates && has(&["/image_token_id", "/image_token_index"]));
-    let audio =
-        has(&["/audio_config", "/audio_encoder", "/thinker_config/audio_config"]) || architecture.contains("Whisper");
+    let audio = has(&["/audio_config", "/audio_encoder", "/thinker_config/audio_config"]);
     [(vision, Capability::Vision), (audio, Capability::Audio)]
         .into_iter()
         .filter_map(|(found, capability)| found.then_some(capability))
@@ -61,6 +60,21 @@ pub(super) fn judges(card: &Card) -> bool {
     ["ForSequenceClassification", "ForTokenClassification", "ForRewardModel", "RewardModel"]
         .iter()
         .any(|ending| card.architecture.ends_with(ending))
+}
+
+/// Architectures that only write down what they hear; vLLM 0.32 gives them neither chats nor completions
+/// (`supports_transcription_only` in its models).
+const WRITE_DOWN: [&str; 5] = [
+    "WhisperForConditionalGeneration",
+    "CohereAsrForConditionalGeneration",
+    "FireRedASR2ForConditionalGeneration",
+    "FunASRForConditionalGeneration",
+    "MossTranscribeDiarizeForConditionalGeneration",
+];
+
+/// Whether an architecture writes down what it hears and does nothing else.
+pub(super) fn writes_down(card: &Card) -> bool {
+    WRITE_DOWN.contains(&card.architecture.as_str())
 }
 
 /// Whether an architecture makes vectors and no text.
@@ -78,6 +92,9 @@ pub(super) fn of(card: &Card) -> Vec<Capability> {
     }
     if pools(card) {
         return vec![Capability::Embedding];
+    }
+    if writes_down(card) {
+        return vec![Capability::Audio];
     }
     let sense = |capability| card.can(capability);
     let thinks = card.family == "gpt_oss"

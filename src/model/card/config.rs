@@ -59,9 +59,10 @@ impl Config {
             (Format::Mistral, _) => "mistral".to_owned(),
             _ => architecture.to_lowercase().replace("forcausallm", "").replace("forconditionalgeneration", ""),
         };
-        let head_count = facts.number(&["num_attention_heads", "n_head", "n_heads", "num_heads"]);
+        let head_count =
+            facts.number(&["num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"]);
         let embedding_length = facts.number(&["hidden_size", "n_embd", "d_model", "dim"]);
-        let block_count = facts.number(&["num_hidden_layers", "n_layer", "n_layers", "num_layers"]);
+        let block_count = facts.number(&["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"]);
         let head_count_kv = facts.maybe(&["num_key_value_heads", "n_kv_heads", "num_kv_heads"]).unwrap_or(head_count);
         let context_length = facts.number(&[
             "max_position_embeddings",
@@ -70,6 +71,7 @@ impl Config {
             "seq_length",
             "max_seq_len",
             "n_ctx",
+            "max_target_positions",
         ]);
         let experts = facts.maybe(&["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"]);
         let experts = experts.or_else(|| text["moe"]["num_experts"].as_u64()).filter(|count| *count > 1);
@@ -92,7 +94,13 @@ impl Config {
             block_count,
             head_count,
             head_count_kv,
-            feed_forward_length: facts.number(&["intermediate_size", "n_inner", "hidden_dim", "ffn_dim"]),
+            feed_forward_length: facts.number(&[
+                "intermediate_size",
+                "n_inner",
+                "hidden_dim",
+                "ffn_dim",
+                "decoder_ffn_dim",
+            ]),
             vocabulary_size: facts.number(&["vocab_size"]),
             capabilities: super::capability::senses(root, &architecture),
             architecture,

@@ -150,6 +150,12 @@ impl Card {
         self.can(Capability::Embedding) || capability::judges(self)
     }
 
+    /// Whether it writes down what it hears and does nothing else.
+    #[must_use]
+    pub fn only_writes_down(&self) -> bool {
+        capability::writes_down(self)
+    }
+
     /// Its templates.
     pub fn templates(&self) -> impl Iterator<Item = &str> {
         self.chat_template.iter().chain(&self.tool_template).map(String::as_str)
@@ -264,6 +270,18 @@ mod tests {
     fn a_model_that_judges_texts_neither_writes_nor_embeds() {
         let reranker = card(&[("config.json", r#"{"architectures":["Qwen3ForSequenceClassification"]}"#)]);
         assert!(reranker.capabilities.is_empty() && reranker.is_pooling());
+    }
+
+    #[test]
+    fn a_model_that_writes_down_what_it_hears_does_not_chat() {
+        let whisper = card(&[(
+            "config.json",
+            r#"{"architectures":["WhisperForConditionalGeneration"],"model_type":"whisper","d_model":384,
+                "decoder_layers":4,"decoder_attention_heads":6,"decoder_ffn_dim":1536,"max_target_positions":448}"#,
+        )]);
+        assert_eq!(whisper.capabilities, [Capability::Audio]);
+        assert_eq!((whisper.context_length, whisper.block_count, whisper.head_count), (448, 4, 6));
+        assert!(whisper.only_writes_down() && !whisper.is_pooling());
     }
 
     #[test]

@@ -135,9 +135,10 @@ pub(super) fn choose(case: &Case<'_>) -> Chosen {
             chosen.with(flag, "mistral", "the checkpoint comes in Mistral's own files");
         }
     }
-    if !embeds {
+    if !embeds && !case.checkpoint.card.only_writes_down() {
         conversation(case, &mut chosen);
     }
+    senses(case.checkpoint.card, &mut chosen);
     adapters(case, &mut chosen);
     trust(case, &mut chosen);
     chosen
@@ -253,6 +254,17 @@ fn conversation(case: &Case<'_>, chosen: &mut Chosen) {
             format!("the checkpoint carries draft layers, but vLLM has no use for those of the family {}", card.family)
         };
         chosen.without("--speculative-config", reason);
+    }
+}
+
+/// What a model that sees or hears needs.
+fn senses(card: &Card, chosen: &mut Chosen) {
+    if card.can(Capability::Vision) || card.can(Capability::Audio) {
+        chosen.with(
+            "--mm-processor-cache-gb",
+            0,
+            "vLLM's cache of prepared images takes up to 8 GiB, and one that was refused breaks the next request with it",
+        );
     }
 }
 

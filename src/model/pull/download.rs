@@ -14,7 +14,7 @@ use super::{Origin, Outcome, Publish, PullError, place};
 use crate::init::Exit;
 use crate::model::python::{DOWNLOAD, Python};
 use crate::model::store::{Checkpoint, Draft};
-use crate::model::{ModelName, Overlay, Source, Store};
+use crate::model::{ModelName, Overlay, Source, Store, card};
 
 /// The file of a checkpoint that says where it came from; the script writes it.
 const SOURCE_FILE: &str = "vllama-source.json";
@@ -190,5 +190,5 @@ fn note(layers: &mut Vec<Layer>, index: usize, layer: Layer) {
 }
 
 fn provenance(checkpoint: &Path) -> Option<Provenance> {
-    serde_json::from_slice(&std::fs::read(checkpoint.join(SOURCE_FILE)).ok()?).ok()
+    serde_json::from_str(&card::read_text(checkpoint, SOURCE_FILE).ok()?).ok()
 }

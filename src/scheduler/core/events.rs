@@ -1,6 +1,6 @@
 //! What goes into the core and what comes out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::seat::Needs;
 use super::{EngineId, Ticket};
@@ -72,6 +72,8 @@ pub(in crate::scheduler) struct Report {
     pub stage: Stage,
     /// Number of its starts so far.
     pub generation: u64,
+    /// When it is started again, while it pauses after a death.
+    pub paused_until: Option<Instant>,
     /// Why waiting for it is no use, if it is none.
     pub failure: Option<String>,
 }
@@ -137,9 +139,9 @@ pub(in crate::scheduler) enum Refusal {
         /// How long until it may be worth trying again.
         retry_after: Duration,
     },
-    /// It would wait longer than it is willing to; the model is loaded meanwhile.
+    /// It would wait longer than it is willing to, or has; the model is loaded meanwhile.
     TooSlow {
-        /// How long it would wait.
+        /// How much longer it would wait.
         retry_after: Duration,
     },
 }

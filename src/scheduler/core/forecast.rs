@@ -14,6 +14,11 @@ impl Core {
             // When a place on a busy engine gets free nobody knows; what is running took some time already.
             Life::Ready => Duration::from_secs(1),
             Life::Starting | Life::Waking => left(seat, now),
+            // It starts by itself, whoever else does.
+            Life::Restarting => {
+                let pause = seat.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+                pause + seat.needs.start
+            }
             _ => {
                 let starts = self.seats.values().filter(|other| other.life.is_starting());
                 let before = starts.map(|other| left(other, now)).max().unwrap_or_default();

@@ -211,7 +211,8 @@ impl Core {
         }
         let retry_after = self.estimate(engine, now);
         let stays = self.seats.get(&engine).is_some_and(Seat::stays);
-        if stays && patience.is_some_and(|patience| retry_after > patience) {
+        let patience = patience.filter(|_| stays);
+        if patience.is_some_and(|patience| retry_after > patience) {
             // Or it would be as far away when the client comes back.
             self.with(engine, |seat| seat.want(now));
             return self.actions.push(Action::Refuse(ticket, Refusal::TooSlow { retry_after }));
@@ -224,7 +225,9 @@ impl Core {
             } else {
                 seat.outlive_unload();
             }
-            seat.waiting.push_back(Waiting { ticket, since: now, keep_alive });
+            // A time beyond the clock's end is for ever.
+            let until = patience.and_then(|patience| now.checked_add(patience));
+            seat.waiting.push_back(Waiting { ticket, since: now, keep_alive, until });
         });
         self.waiting += 1;
     }
@@ -257,15 +260,8 @@ impl Core {
     fn give_up(&mut self, ticket: Ticket, engine: EngineId, now: Instant) {
         let Some(seat) = self.seats.get_mut(&engine) else { return };
         let Some(place) = seat.waiting.iter().position(|waiting| waiting.ticket == ticket) else { return };
-        seat.waiting.remove(place);
-        if place < seat.owed {
-            seat.owed -= 1;
-        }
-        seat.last_used = now;
+        seat.leave_queue(place, now);
         self.waiting -= 1;
-        if seat.life == Life::Ready {
-            seat.rest(now);
-        }
     }
 
     fn report(&mut self, engine: EngineId, report: Report, now: Instant) {
@@ -274,6 +270,7 @@ impl Core {
             return;
         }
         seat.generation = report.generation;
+        seat.paused_until = report.paused_until;
         seat.failure = report.failure;
         match report.stage {
             Stage::Down | Stage::Failed => {
@@ -359,11 +356,34 @@ impl Core {
     /// Carries out what the book demands: ends what has expired, makes room, starts, and grants.
     fn settle(&mut self, now: Instant) {
         self.look_at = None;
+        self.refuse_impatient(now);
         self.end_what_is_over(now);
         if !self.closed {
             self.make_room(now);
         }
         self.grant(now);
+    }
+
+    /// Tells those who have waited as long as they are willing to. Their model is loaded all the same.
+    fn refuse_impatient(&mut self, now: Instant) {
+        let engines: Vec<_> = self.seats.iter().filter(|(_, seat)| seat.waits() > 0).map(|(id, _)| *id).collect();
+        for engine in engines {
+            let retry_after = self.estimate(engine, now);
+            let Some(seat) = self.seats.get_mut(&engine) else { continue };
+            let mut place = seat.granted_next();
+            while let Some(waiting) = seat.waiting.get(place) {
+                if waiting.until.is_some_and(|until| until <= now) {
+                    self.actions.push(Action::Refuse(waiting.ticket, Refusal::TooSlow { retry_after }));
+                    seat.leave_queue(place, now);
+                    seat.want(now);
+                    self.waiting -= 1;
+                } else {
+                    place += 1;
+                }
+            }
+            let next = seat.waiting.iter().filter_map(|waiting| waiting.until).min();
+            next.into_iter().for_each(|at| self.look(at, now));
+        }
     }
 
     fn end_what_is_over(&mut self, now: Instant) {

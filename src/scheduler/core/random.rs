@@ -298,7 +298,7 @@ impl World {
         };
         engine.news = false;
         let failure = (stage == Stage::Failed).then(|| "broken".to_owned());
-        let report = Report { stage, generation: engine.generation, failure };
+        let report = Report { stage, generation: engine.generation, paused_until: None, failure };
         self.tell(Event::Report { engine: id, report });
     }
 

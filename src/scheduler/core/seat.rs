@@ -87,6 +87,8 @@ pub(super) struct Waiting {
     pub(super) ticket: Ticket,
     pub(super) since: Instant,
     pub(super) keep_alive: Option<KeepAlive>,
+    /// When it has waited as long as it is willing to; `None` = never.
+    pub(super) until: Option<Instant>,
 }
 
 /// One engine.
@@ -124,6 +126,8 @@ pub(in crate::scheduler) struct Seat {
     pub(super) retiring: bool,
     /// That it is gone for that has been said.
     pub(super) retired: bool,
+    /// When it is started again, while it pauses after a death.
+    pub(super) paused_until: Option<Instant>,
     /// Number of its starts, as told last.
     pub(super) generation: u64,
     /// The start that was ordered last; a report that it is down from before that start is old.
@@ -149,6 +153,7 @@ impl Seat {
             yields: false,
             retiring: false,
             retired: false,
+            paused_until: None,
             generation: 0,
             ordered: 0,
         }
@@ -206,7 +211,7 @@ impl Seat {
     }
 
     /// Whether it would still be there for somebody who comes back when it has been loaded.
-    pub(super) fn stays(&self) -> bool {
+    pub(in crate::scheduler) fn stays(&self) -> bool {
         self.usual_keep_alive != KeepAlive::For(Duration::ZERO)
     }
 
@@ -218,6 +223,23 @@ impl Seat {
     /// Whether the next one who waits gets a lease now.
     pub(super) fn grants(&self) -> bool {
         self.life == Life::Ready && self.leases < self.needs.concurrency && (!self.yields || self.owed > 0)
+    }
+
+    /// How many of those who wait, from the front, get a lease now.
+    pub(super) fn granted_next(&self) -> usize {
+        if self.grants() { self.needs.concurrency - self.leases } else { 0 }
+    }
+
+    /// Whoever waits at this place of the queue waits no more.
+    pub(super) fn leave_queue(&mut self, place: usize, now: Instant) {
+        self.waiting.remove(place);
+        if place < self.owed {
+            self.owed -= 1;
+        }
+        self.last_used = now;
+        if self.life == Life::Ready {
+            self.rest(now);
+        }
     }
 
     /// Whether a request that comes now would get its lease at once.

@@ -6,6 +6,8 @@ use super::*;
 
 const GIB: u64 = 1 << 30;
 const SECOND: Duration = Duration::from_secs(1);
+/// How long an engine that has died pauses.
+const PAUSE: Duration = Duration::from_secs(4);
 
 /// A core with its clock, engines that obey at once when told to, and what happened.
 struct Bench {
@@ -65,7 +67,8 @@ impl Bench {
         let generation = self.generations.entry(engine).or_default();
         *generation += u64::from(stage == Stage::Starting);
         let failure = (stage == Stage::Failed).then(|| "no memory".to_owned());
-        let report = Report { stage, generation: *generation, failure };
+        let paused_until = (stage == Stage::Restarting).then_some(self.now + PAUSE);
+        let report = Report { stage, generation: *generation, paused_until, failure };
         self.tell(Event::Report { engine, report })
     }
 
@@ -221,8 +224,8 @@ fn all_waiting_requests_together_are_bounded_and_the_refusal_says_when_to_come_b
 #[test]
 fn who_would_wait_longer_than_he_is_willing_to_is_told_so_and_finds_the_model_when_he_comes_back() {
     let mut bench = Bench::new(rules(), &[10], &[needs(6), needs(6)]);
-    let slow = |seconds| Action::Refuse(0, Refusal::TooSlow { retry_after: seconds * SECOND });
-    assert_eq!(bench.ask_within(0, 59 * SECOND), [slow(60), Action::Start(0, vec![0])], "it is loaded all the same");
+    let slow = |ticket, seconds| Action::Refuse(ticket, Refusal::TooSlow { retry_after: seconds * SECOND });
+    assert_eq!(bench.ask_within(0, 59 * SECOND), [slow(0, 60), Action::Start(0, vec![0])], "it is loaded all the same");
     assert_eq!(bench.report(0, Stage::Starting), []);
     assert_eq!(bench.after(20 * SECOND), []);
     assert_eq!(bench.ask_within(0, 40 * SECOND), [], "so long he waits");
@@ -231,8 +234,50 @@ fn who_would_wait_longer_than_he_is_willing_to_is_told_so_and_finds_the_model_wh
     assert!(matches!(refused(&bench.ask_within(0, Duration::ZERO)), Some(Refusal::TooSlow { .. })), "it is busy");
     assert_eq!(bench.ask_within(0, SECOND), [], "not for long, as far as is known");
     let other = bench.ask_within(1, 59 * SECOND);
-    assert_eq!(other[0], Action::Refuse(5, Refusal::TooSlow { retry_after: 60 * SECOND }));
+    assert_eq!(other[0], slow(5, 60));
+    assert_eq!(bench.after(SECOND), [slow(4, 1)], "it took longer");
     assert_eq!(bench.after(1000 * SECOND), [], "nobody in use is displaced for one who does not wait");
+}
+
+#[test]
+fn who_has_waited_as_long_as_he_is_willing_to_is_told_so_whatever_was_known_before() {
+    let mut bench = Bench::new(rules(), &[10], &[needs(6), needs(6)]);
+    let slow = |ticket, seconds| Action::Refuse(ticket, Refusal::TooSlow { retry_after: seconds * SECOND });
+    assert_eq!(bench.ask_within(0, 70 * SECOND), [Action::Start(0, vec![0])]);
+    bench.report(0, Stage::Starting);
+    assert_eq!((bench.ask(0), bench.core.look_at()), (vec![], Some(bench.now + 70 * SECOND)));
+    assert_eq!(bench.after(69 * SECOND), [], "the start takes longer than the ones before");
+    assert_eq!(bench.after(SECOND), [slow(0, 1)]);
+    assert_eq!(bench.report(0, Stage::Ready), [Action::Grant(1, 0)], "who said nothing waits on");
+    // The other model gets no place as long as the first one works, and nobody knows how long that is.
+    assert_eq!(bench.ask_within(1, 60 * SECOND), []);
+    let told = bench.after(60 * SECOND);
+    assert_eq!(told, [slow(2, 60)]);
+    bench.tell(Event::Released(0));
+    let later: Vec<_> = (0..3).flat_map(|_| bench.after(20 * SECOND)).collect();
+    assert_eq!(later, [Action::Stop(0)], "it is loaded all the same once that displaces nobody in use");
+}
+
+#[test]
+fn who_gets_his_lease_at_the_last_moment_is_not_refused() {
+    let mut bench = Bench::new(rules(), &[10], &[Needs { concurrency: 1, ..needs(6) }]);
+    bench.ask_within(0, 60 * SECOND);
+    bench.ask_within(0, 60 * SECOND);
+    bench.report(0, Stage::Starting);
+    bench.now += 60 * SECOND;
+    let told = bench.report(0, Stage::Ready);
+    assert_eq!(told, [Action::Refuse(1, Refusal::TooSlow { retry_after: SECOND }), Action::Grant(0, 0)]);
+}
+
+#[test]
+fn the_pause_after_a_death_is_part_of_the_wait() {
+    let mut bench = Bench::new(rules(), &[10], &[needs(6)]).with_idle_first();
+    bench.report(0, Stage::Restarting);
+    let refusal = |seconds| Refusal::TooSlow { retry_after: seconds * SECOND };
+    assert_eq!(refused(&bench.ask_within(0, 63 * SECOND)), Some(&refusal(64)));
+    bench.after(3 * SECOND);
+    assert_eq!(refused(&bench.ask_within(0, 60 * SECOND)), Some(&refusal(61)));
+    assert_eq!(bench.ask_within(0, 61 * SECOND), []);
 }
 
 #[test]

@@ -50,6 +50,7 @@ const KNOWN: &[&str] = &[
     "--max-num-queued-reqs",
     "--max-num-queued-tokens",
     "--max-num-seqs",
+    "--mm-processor-cache-gb",
     "--model",
     "--no-enable-log-requests",
     "--no-enable-prefix-caching",

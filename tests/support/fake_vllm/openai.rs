@@ -11,6 +11,9 @@ use crate::engine::Engine;
 use crate::fault::Planned;
 use crate::vocabulary::{self, Token};
 
+/// Tokens of an image.
+const IMAGE: usize = 200;
+
 /// SmolLM2's.
 const VOCABULARY_SIZE: u32 = 49_152;
 
@@ -469,12 +472,21 @@ pub fn prompt(engine: &Engine, kind: Kind, body: &Value) -> Result<(Vec<Token>, 
         let said = |message: &&Value| message["role"] == "user" || message["role"] == "tool";
         let last = messages.iter().rev().find(said).map(answer::content);
         let parts = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
-        if parts.into_iter().any(|part| part["type"] != "text") && !engine.arguments.reads_images() {
+        let images = parts.into_iter().filter(|part| part["type"] != "text").count();
+        if images > 0 && !engine.arguments.reads_images() {
             let message = format!("{} is not a multimodal model", engine.arguments.served_names[0]);
             return Err(Refusal::new(400, "BadRequestError", message));
         }
         let generation = body["add_generation_prompt"].as_bool().unwrap_or(true);
-        (vocabulary.tokens(&answer::render_chat(messages, generation)), last.unwrap_or_default())
+        if images > 0 && !body["truncate_prompt_tokens"].is_null() {
+            let most = &body["truncate_prompt_tokens"];
+            let message = format!("truncate_prompt_tokens={most} would split or drop a(n) image item");
+            return Err(Refusal::new(400, "BadRequestError", message).about("truncate_prompt_tokens"));
+        }
+        let mut tokens = vocabulary.tokens(&answer::render_chat(messages, generation));
+        let image = vocabulary.tokens("image").into_iter().take(1).cycle().take(images * IMAGE);
+        tokens.splice(0..0, image);
+        (tokens, last.unwrap_or_default())
     } else {
         let prompt = match &body["prompt"] {
             Value::Array(list) if list.first().is_some_and(|first| !first.is_u64()) => &list[0],

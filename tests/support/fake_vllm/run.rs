@@ -132,6 +132,7 @@ impl Run {
     }
 
     async fn fail(&mut self, fault: Fault) -> Step {
+        orders::pass(self.running.0.settings.orders.as_deref(), "fault").await;
         // The tokens before the fault reach the client before it happens.
         sleep(REACH).await;
         let core = self.running.0.core;

@@ -14,10 +14,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Answer, Client, Request};
+use super::phases::Phases;
 use super::{embedder, model, processes};
 
 /// Longest wait for any state. Far above what is normal, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the fake engine's orders lie, below a test's own directory.
+const ORDERS: &str = "orders";
 
 /// Time between two looks at a state that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(5);
@@ -185,6 +189,10 @@ impl Vllama {
             .env("VLLAMA_ENGINE", &venv.join("bin/vllm").to_string_lossy())
             .env("VLLAMA_MODELS", &models.to_string_lossy())
             .env("VLLAMA_STATE", &state.to_string_lossy());
+        // The same tests with vLLM's other frontend (decision 0031).
+        if let Ok(frontend) = std::env::var("VLLAMA_ENGINE_FRONTEND") {
+            builder = builder.env("VLLAMA_ENGINE_FRONTEND", &frontend);
+        }
         builder.start_limit = Duration::from_secs(400);
         builder
     }
@@ -250,6 +258,11 @@ impl Vllama {
     /// The file system it has for itself: `models`, `state`, `run`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Holds the fake engine up, where it was built [`Builder::with_phases`].
+    pub fn phases(&self) -> Phases {
+        Phases(self.path(ORDERS))
     }
 
     /// The directories of engine generations that are there now.
@@ -409,6 +422,18 @@ impl Builder {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The fake engine can be held up in its phases, see [`Vllama::phases`].
+    pub fn with_phases(self) -> Self {
+        let Phases(orders) = self.phases();
+        std::fs::create_dir(&orders).expect("a directory of the test's own");
+        self.env("FAKE_VLLM_ORDERS", &orders.to_string_lossy())
+    }
+
+    /// The same before it is started.
+    pub fn phases(&self) -> Phases {
+        Phases(self.path().join(ORDERS))
     }
 
     /// Hands a listening socket over, as systemd does.
