@@ -70,7 +70,13 @@ where
         let (engine, lease) = (Some(Box::pin(engine)), Some(lease));
         let mut streamed = Self { engine, lease, telling, ready: BytesMut::with_capacity(4096) };
         while streamed.telling.progress() == Progress::Waiting {
-            poll_fn(|context| streamed.poll_read(context)).await?;
+            if let Err(error) = poll_fn(|context| streamed.poll_read(context)).await {
+                if streamed.telling.progress() == Progress::Waiting {
+                    return Err(error);
+                }
+                // What came in the same read is the client's, however the network has cut it.
+                streamed.telling.fail(error, &mut streamed.ready);
+            }
         }
         streamed.telling.begin();
         Ok(streamed)

@@ -318,7 +318,7 @@ async fn openai_errors_have_openais_shape() {
         ("", 400, invalid, Value::Null, "EOF"),
         ("{", 400, invalid, Value::Null, "no request"),
         (r#"{"input":"x"}"#, 400, invalid, Value::Null, "model is required"),
-        (r#"{"model":5,"input":"x"}"#, 400, invalid, Value::Null, "no request"),
+        (r#"{"model":5,"input":"x"}"#, 400, invalid, Value::Null, "model: expected a string"),
         (
             r#"{"model":"nope","input":"x"}"#,
             404,

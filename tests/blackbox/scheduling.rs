@@ -342,6 +342,18 @@ async fn models_that_share_an_engine_are_answered_after_it_was_loaded_under_any_
 }
 
 #[tokio::test]
+async fn a_name_that_means_other_weights_now_is_listed_once_and_the_old_ones_by_their_other_name() {
+    let vllama = Vllama::with_fake().with_copy("old", "latest").with_model("new", "1b").start().await;
+    let over = json!({"source": "new:1b", "destination": "smollm2:135m"});
+    assert_eq!(vllama.post("/api/copy", &over).await.status(), 200);
+    counts(&vllama.client, "smollm2:135m").await;
+    let body = vllama.get("/api/ps").await.json();
+    let mut listed: Vec<_> = body["models"].as_array().expect("a list").iter().map(|model| &model["name"]).collect();
+    listed.sort_by_key(|name| name.to_string());
+    assert_eq!(listed, [&json!("old:latest"), &json!("smollm2:135m")], "{body}");
+}
+
+#[tokio::test]
 async fn each_model_has_a_keep_alive_of_its_own() {
     let vllama = with_models(&[1, 1], "100GiB").start_listening().await;
     let load = |model: &str, keep_alive: Value| json!({"model": model, "keep_alive": keep_alive});

@@ -219,11 +219,11 @@ fn recommendations(app: &App, grant: &Grant) -> Reply {
 
 fn running(app: &App, grant: &Grant) -> Reply {
     let installed = app.visible(grant);
-    // The name an engine was asked by last may be deleted while another one shares the engine.
+    // The name an engine was asked by last may be deleted, or mean other weights, while another one shares the engine.
     let find = |engine: &crate::scheduler::EngineSnapshot| {
-        let named = installed.iter().find(|model| model.name == engine.model);
-        let shares = || installed.iter().find(|model| model.engine_key() == engine.key);
-        named.or_else(shares).map(|model| &**model)
+        let mut sharing = installed.iter().filter(|model| model.engine_key() == engine.key);
+        let first = sharing.clone().next();
+        sharing.find(|model| model.name == engine.model).or(first).map(|model| &**model)
     };
     api::whole(StatusCode::OK, JSON, listing::running(&app.scheduler.measured(), find))
 }

@@ -114,8 +114,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_after_the_first_token_is_the_last_line() {
+        let at_once = [ROLE, TEXT, ERROR].concat();
         for (pieces, text) in [
             (vec![ROLE, TEXT, ERROR], "bad"),
+            (vec![&*at_once], "bad"),
             (vec![ROLE, TEXT], "model runner has unexpectedly stopped"),
             (vec![ROLE, TEXT, STOP], "model runner has unexpectedly stopped"),
             (vec![ROLE, TEXT, "gone"], "model runner has unexpectedly stopped"),

@@ -121,7 +121,9 @@ mod tests {
     async fn an_error_after_the_first_event_is_told_in_the_dialect() {
         let text = TEXT.replace("m:latest", "M");
         let gone = "data: {\"error\":{\"message\":\"model runner has unexpectedly stopped, ";
+        let at_once = [TEXT, ERROR].concat();
         for (pieces, end) in [
+            (vec![&*at_once], "data: {\"error\":{\"message\":\"M is bad\",\"type\":\"invalid_request_error\","),
             (vec![TEXT, ERROR], "data: {\"error\":{\"message\":\"M is bad\",\"type\":\"invalid_request_error\","),
             (vec![TEXT], gone),
             (vec![TEXT, "gone"], gone),
