@@ -36,7 +36,7 @@ use crate::api::App;
 use crate::api::ollama::change;
 use crate::config::Config;
 use crate::gpu;
-use crate::init::{Init, Pulse, Signal, Spawner, ask_to_be_spared};
+use crate::init::{Init, Pulse, Signal, Spawner, ask_to_be_spared, keep_memory_at_hand};
 use crate::model::pull::Pulls;
 use crate::model::python::Python;
 use crate::model::{Installed, Store};
@@ -128,6 +128,7 @@ fn start(config: Config) -> Result<i32, Problem> {
 
 /// Runs the asynchronous part on threads of its own and gives the exit code.
 fn work(ground: Ground, signals: mpsc::UnboundedReceiver<Signal>, begun: Instant) -> i32 {
+    keep_memory_at_hand();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build();
     match runtime {
@@ -203,7 +204,10 @@ async fn serve(ground: Ground, mut signals: mpsc::UnboundedReceiver<Signal>, beg
         tokio::spawn(keys.clone().watch());
     }
     let (counted, leased) = (app.metrics.clone(), scheduler.clone());
-    tokio::spawn(ebb::watch(move || counted.connections() + leased.snapshot().requests()));
+    tokio::spawn(ebb::watch(move || {
+        let requests = leased.snapshot().requests();
+        ebb::Crowd { most: counted.take_most_connections() + requests, now: counted.connections() + requests }
+    }));
     let reload = Arc::new(Reload {
         started: config,
         shares,

@@ -8,3 +8,9 @@ use super::sys;
 pub fn give_back_memory() {
     sys::trim_heaps();
 }
+
+/// Keeps the ends of the heaps for what comes next: buffers that come and go with each request would else be given back to
+/// the kernel and taken again, page by page. For a server, before it serves.
+pub fn keep_memory_at_hand() {
+    sys::keep_heap_ends(8 << 20, 1 << 20);
+}

@@ -33,7 +33,7 @@ mod sys;
 
 pub use command::run_command;
 pub use inherit::inherited_listeners;
-pub use memory::give_back_memory;
+pub use memory::{give_back_memory, keep_memory_at_hand};
 pub use reap::{Exit, OnExit};
 pub use run::{Init, Pulse, Signal, Stopper};
 pub use session::{Frozen, Session};

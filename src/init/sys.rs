@@ -146,6 +146,18 @@ pub(super) fn trim_heaps() {
     };
 }
 
+/// Has the allocator keep up to this many free bytes at the end of a heap, and take this many more than it needs.
+pub(super) fn keep_heap_ends(kept: i32, taken: i32) {
+    // SAFETY: takes numbers; refuses what it cannot use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, kept);
+        libc::mallopt(libc::M_TOP_PAD, taken);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = (kept, taken);
+}
+
 /// The environment of this process entry by entry, exactly as it is, each with its closing NUL.
 /// Must be called while no other thread exists.
 pub(super) fn environment() -> Vec<Vec<u8>> {

@@ -15,6 +15,13 @@ const EVERY: Duration = Duration::from_secs(1);
 /// So many less are a crowd that has gone. What fewer leave behind is not worth the work.
 const CROWD: usize = 100;
 
+/// How many there are, and were at most since the last look: a crowd may come and go between two.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crowd {
+    pub most: usize,
+    pub now: usize,
+}
+
 /// How many there have been since memory was given back last.
 #[derive(Debug, Default)]
 struct Tide {
@@ -23,7 +30,8 @@ struct Tide {
 
 impl Tide {
     /// Whether most of them have gone, now that there are so many.
-    fn has_ebbed(&mut self, now: usize) -> bool {
+    fn has_ebbed(&mut self, Crowd { most, now }: Crowd) -> bool {
+        self.most = self.most.max(most);
         let ebbed = self.most.saturating_sub(now) >= CROWD.max(self.most / 2);
         self.most = if ebbed { now } else { self.most.max(now) };
         ebbed
@@ -31,7 +39,7 @@ impl Tide {
 }
 
 /// Looks now and then how many there are, of connections and requests, and gives memory back when most have gone. Never ends.
-pub(super) async fn watch(count: impl Fn() -> usize) {
+pub(super) async fn watch(count: impl Fn() -> Crowd) {
     let mut tide = Tide::default();
     let mut look = interval(EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -70,7 +78,14 @@ mod tests {
             (20, false),
         ];
         for (step, (now, ebbed)) in steps.into_iter().enumerate() {
-            assert_eq!(tide.has_ebbed(now), ebbed, "step {step}: {now}");
+            assert_eq!(tide.has_ebbed(Crowd { most: now, now }), ebbed, "step {step}: {now}");
         }
+    }
+
+    #[test]
+    fn a_crowd_that_has_come_and_gone_between_two_looks_is_one() {
+        let mut tide = Tide::default();
+        assert!(tide.has_ebbed(Crowd { most: 300, now: 1 }));
+        assert!(!tide.has_ebbed(Crowd { most: 1, now: 1 }));
     }
 }

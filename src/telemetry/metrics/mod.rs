@@ -14,6 +14,7 @@ mod samples;
 pub mod table;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -32,6 +33,8 @@ use requests::Requests;
 pub struct Metrics {
     requests: Requests,
     connections: Gauge,
+    /// Most of them at a time since this was last asked for.
+    most_connections: AtomicI64,
     refused: Counter,
     machine: Machine,
 }
@@ -72,7 +75,8 @@ impl Metrics {
     /// Counts a connection that has been taken.
     #[must_use]
     pub fn connection(&self) -> Connection {
-        self.connections.inc();
+        let now = self.connections.inc() + 1;
+        self.most_connections.fetch_max(now, Ordering::Relaxed);
         Connection(self.connections.clone())
     }
 
@@ -80,6 +84,13 @@ impl Metrics {
     #[must_use]
     pub fn connections(&self) -> usize {
         usize::try_from(self.connections.get()).unwrap_or_default()
+    }
+
+    /// Most connections that were open at a time since this was last asked.
+    #[must_use]
+    pub fn take_most_connections(&self) -> usize {
+        let now = self.connections.get();
+        usize::try_from(self.most_connections.swap(now, Ordering::Relaxed).max(now)).unwrap_or_default()
     }
 
     /// Counts a connection that could not be taken.
