@@ -359,6 +359,14 @@ mod tests {
         Ok(answer.into_body().collect().await?.to_bytes())
     }
 
+    /// An engine's socket, and a client of it.
+    fn engine() -> (tempfile::TempDir, UnixListener, Client) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("engine.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        (directory, listener, Client::new(&socket))
+    }
+
     #[tokio::test]
     async fn an_engine_that_is_not_there_is_unreached_and_one_that_hangs_up_is_not() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -388,9 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_used_again_and_replaced_when_the_engine_has_closed_it() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let listener = UnixListener::bind(directory.path().join("engine.sock")).expect("a socket");
-        let client = Client::new(&directory.path().join("engine.sock"));
+        let (_directory, listener, client) = engine();
         let engine = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             for _ in 0..2 {
@@ -416,9 +422,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_on_which_the_engine_failed_is_not_used_again() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let listener = UnixListener::bind(directory.path().join("engine.sock")).expect("a socket");
-        let client = Client::new(&directory.path().join("engine.sock"));
+        let (_directory, listener, client) = engine();
         let engine = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             request(&mut stream).await;
@@ -439,9 +443,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_nobody_reads_to_its_end_closes_the_connection() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let listener = UnixListener::bind(directory.path().join("engine.sock")).expect("a socket");
-        let client = Client::new(&directory.path().join("engine.sock"));
+        let (_directory, listener, client) = engine();
         let engine = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             request(&mut stream).await;

@@ -67,10 +67,11 @@ impl Remedies {
     /// Notes the changes with which an engine got ready; without any, it is forgotten that there were some.
     pub(super) fn note(&mut self, key: &str, plan: &Plan) {
         let changes: Vec<Change> = plan.changes.iter().filter(|change| !change.passing).cloned().collect();
-        let mut known = Known::clone(&self.known.borrow());
-        if known.get(key).map_or(&[][..], |remedy| &remedy.changes) == changes {
+        // Asked at every change of a ready engine, and hardly ever is there anything new.
+        if self.known.borrow().get(key).map_or(&[][..], |remedy| &remedy.changes) == changes {
             return;
         }
+        let mut known = Known::clone(&self.known.borrow());
         if changes.is_empty() {
             known.remove(key);
         } else {

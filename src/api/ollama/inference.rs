@@ -118,11 +118,8 @@ async fn prepare(app: &App, call: &Call) -> Result<Step, ApiError> {
         return Err(ApiError::Unable(format!("{asked:?}"), "chat"));
     }
     let tools = tools::parse(request.tools)?;
-    let can_call = |model: &Installed| match tools.is_some() && !model.card.can(Capability::Tools) {
-        true => Err(ApiError::Unable(model.name.full(), "tools")),
-        false => Ok(()),
-    };
-    can_call(&model)?;
+    let calls = |model: &Installed| tools.as_ref().map_or(Ok(()), |_| tools::able(model));
+    calls(&model)?;
     let options = Options::parse(request.options)?.or(&Options::of(&model));
     if request.messages.is_empty() {
         return load(app, call, &model, wishes.keep_alive, (Shape::Chat, asked)).await.map(Step::Answered);
@@ -132,7 +129,7 @@ async fn prepare(app: &App, call: &Call) -> Result<Step, ApiError> {
     let own = prelude.messages();
     let turns = prelude.chat(&own, &request)?;
     let run = Run::begin(app, call, &model, wishes.keep_alive).await?;
-    can_call(run.model())?;
+    calls(run.model())?;
     let num_ctx = options.context_length().or(app.context_length);
     let window = Window::new(num_ctx, run.max_model_len(), (request.truncate, request.shift), options.most_tokens());
     let asking = Asking {

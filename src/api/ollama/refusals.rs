@@ -1,5 +1,5 @@
 //! What an engine says of requests that are the client's mistake, and how that is told (vllm-engine §3.4). Found by the
-//! real one: tests/real/senses.
+//! real one: tests/real/kinds.
 
 /// How a refusal of the engine is known, and what a client is told.
 #[derive(Debug)]

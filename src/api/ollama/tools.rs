@@ -8,6 +8,18 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use crate::model::{Capability, Installed};
+
+/// Whether a model can call tools.
+///
+/// # Errors
+/// [`ApiError::Unable`].
+pub fn able(model: &Installed) -> Result<(), ApiError> {
+    match model.card.can(Capability::Tools) {
+        true => Ok(()),
+        false => Err(ApiError::Unable(model.name.full(), "tools")),
+    }
+}
 
 /// The tools of a request; `None` when there are none, which is an error in the engine. They come as the bytes that were
 /// sent, unless one has a type that the engine does not know: Ollama never looks at it, and some clients leave it empty.

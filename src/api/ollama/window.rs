@@ -103,8 +103,8 @@ impl Window {
     }
 }
 
-/// More tokens than these turns can be, but for unusually large images: a token is at least a byte. `beside` are bytes of what the template writes
-/// beside them: its own words and the tools.
+/// More tokens than these turns can be, but for unusually large images: a token is at least a byte. `beside` are bytes of
+/// what the template writes beside them: its own words and the tools.
 #[must_use]
 pub fn bound(turns: &[Turn<'_>], beside: usize) -> u64 {
     let of = |turn: &Turn<'_>| turn.bytes() as u64 + AROUND_A_TURN + turn.images() as u64 * IMAGE;

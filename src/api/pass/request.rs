@@ -11,8 +11,9 @@ use super::{Dialect, Question, model_name};
 use crate::api::ollama::error::ApiError;
 use crate::api::ollama::json;
 use crate::api::ollama::names::Wanted;
+use crate::api::ollama::tools;
 use crate::api::{App, Call, Reply};
-use crate::model::{Capability, Installed};
+use crate::model::Installed;
 use crate::scheduler::Lease;
 
 /// A body whose model is known, with what is to be changed in it.
@@ -119,11 +120,8 @@ impl Request {
     /// # Errors
     /// [`ApiError::Unable`] where it cannot; [`Request::pass_over`] tells the same when its engine has turned out not to.
     pub fn call_tools(&mut self, model: &Installed) -> Result<(), ApiError> {
-        let name = model.name.full();
-        if !model.card.can(Capability::Tools) {
-            return Err(ApiError::Unable(name, "tools"));
-        }
-        self.calls_tools = Some(name);
+        tools::able(model)?;
+        self.calls_tools = Some(model.name.full());
         Ok(())
     }
 

@@ -33,7 +33,9 @@ impl Tide {
     fn has_ebbed(&mut self, Crowd { most, now }: Crowd) -> bool {
         self.most = self.most.max(most);
         let ebbed = self.most.saturating_sub(now) >= CROWD.max(self.most / 2);
-        self.most = if ebbed { now } else { self.most.max(now) };
+        if ebbed {
+            self.most = now;
+        }
         ebbed
     }
 }
