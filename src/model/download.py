@@ -380,22 +380,28 @@ def tell_layers(job):
 # What came
 
 
-def read_json(path):
-    """A JSON object of the checkpoint."""
+def parse_json(path):
+    """A JSON object of the checkpoint; None where it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    return value if isinstance(value, dict) else None
+
+
+def read_json(path):
+    """A JSON object of the checkpoint."""
+    value = parse_json(path)
+    if value is None:
         raise unsuitable(f"{path.name} of the repository is no JSON object. Tell its makers, or pull another one.")
     return value
 
 
 def check_config(path):
     """Refuses a configuration that names no model, before gigabytes are fetched for it."""
-    architectures = read_json(path).get("architectures")
+    architectures = (parse_json(path) or {}).get("architectures")
     if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str) and architectures[0]):
-        raise unsuitable("config.json: it names no architecture, so vLLM cannot tell what model it is. Tell its makers, or pull another one.")
+        raise unsuitable("vLLM cannot serve this repository: config.json: it names no architecture. Tell its makers, or pull another one.")
 
 
 def remove_others(job):

@@ -275,7 +275,7 @@ class Pull(unittest.TestCase):
         self.assertTrue(error.startswith("digest mismatch, file must be downloaded again: want sha256:"), error)
         for name, contents, words in [
             ("config.json", b'{"model_type": "llama"}', "config.json: it names no architecture"),
-            ("config.json", b"[]", "config.json of the repository is no JSON object"),
+            ("config.json", b"[]", "config.json: it names no architecture"),
             ("model.safetensors", b"\xff" * 100, "model.safetensors: its header of"),
             ("model.safetensors", files["model.safetensors"][:-1], "model.safetensors: it has"),
         ]:

@@ -23,6 +23,8 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
     runner.test("a heartbeat of 20 s is asked for, and the chat model is alone", async {
         let heartbeat = format!("heartbeat = \"{}s\"\n", HEARTBEAT.as_secs());
         shared::configure(vllama, &(heartbeat + shared::ROOM_FOR_ONE)).await;
+        // It holds for engines that are started from now on.
+        shared::unload(vllama, MODEL).await;
         shared::load(vllama, MODEL).await;
         within(LOAD, "one engine is left", async || (vllama.generations().len() == 1).then_some(())).await;
     });
@@ -32,6 +34,8 @@ pub(crate) fn run(runner: &mut Runner, ground: &Ground, shared: &mut Shared) {
 }
 
 async fn stop_while_starting(ground: &Ground) {
+    // Of an engine that lives and is shared: not all of its memory can be told to be in use.
+    let others = leftovers();
     let mut vllama = ground.start_listening().await;
     within(LOAD, "the engine core runs", async || {
         vllama.processes().iter().any(|process| process.name.starts_with("VLLM::EngineCor")).then_some(())
@@ -43,7 +47,8 @@ async fn stop_while_starting(ground: &Ground) {
     assert_eq!(status.code(), Some(0));
     assert!(began.elapsed() < SWEPT_WITHIN, "{:?}", began.elapsed());
     vllama.assert_nothing_left();
-    assert_eq!(leftovers(), [] as [String; 0], "shared memory left behind");
+    let left: Vec<_> = leftovers().into_iter().filter(|name| !others.contains(name)).collect();
+    assert_eq!(left, [] as [String; 0], "shared memory left behind");
 }
 
 /// Everything below vllama but the helper that watches the GPUs.

@@ -78,6 +78,17 @@ pub(crate) async fn load(vllama: &Vllama, model: &str) {
     assert_eq!(answer["done_reason"], "load");
 }
 
+/// Unloads a chat model, and waits until its engine has gone.
+pub(crate) async fn unload(vllama: &Vllama, model: &str) {
+    let answer = answered(vllama, "/api/generate", &json!({"model": model, "keep_alive": 0, "stream": false})).await;
+    assert_eq!(answer["done_reason"], "unload");
+    within(LOAD, "its engine is gone", async || {
+        let loaded = vllama.get("/api/ps").await.json();
+        loaded["models"].as_array().is_some_and(|models| models.iter().all(|one| one["name"] != model)).then_some(())
+    })
+    .await;
+}
+
 async fn stop_while_streaming(mut vllama: Vllama) {
     configure(&vllama, ROOM_FOR_ONE).await;
     load(&vllama, MODEL).await;

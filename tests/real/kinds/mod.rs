@@ -1,4 +1,4 @@
-//! Models that see, hear, think, fill gaps and judge, with the real engine: tiny ones that `tests/support/checkpoints.py`
+//! Models that see, hear, think, fill gaps and judge, with the real engine: tiny ones that `tests/support/kinds.py`
 //! makes, of the real families, whose words are known because they are written into their weights.
 //!
 //! A vllama of their own serves all of them, one at a time, before the one that the other groups share.
