@@ -120,7 +120,7 @@ impl Ground {
     fn factory(&self, directory: &Path, variables: &[(&str, &str)], devices: Devices) -> Factory {
         let environment: Vec<(String, String)> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let directory = directory.to_owned();
+        let (directory, place) = (directory.to_owned(), directory.to_owned());
         let spawner = self.spawner.clone();
         Factory {
             plan: Box::new(|name, model| Plan {
@@ -145,22 +145,21 @@ impl Ground {
                 refusal: None,
                 changes: Vec::new(),
             }),
-            engine: Box::new(move |model, plan| {
-                let place = directory.join(model.name.model());
+            settings: Box::new(move |model| Settings {
+                log: place.join(format!("{}.log", model.name.model())),
+                directory: place.join(model.name.model()),
+                start_limit: NEVER,
+                stop_limit: Duration::from_secs(5),
+                memory_limit: Duration::ZERO,
+                sleep_limit: Duration::from_secs(5),
+                heartbeat: Duration::ZERO,
+            }),
+            engine: Box::new(move |plan, settings| {
                 let installation = Installation {
                     program: env!("CARGO_BIN_EXE_fake-vllm").into(),
                     preloads: Vec::new(),
                     cache: directory.join("cache"),
                     environment: environment.clone(),
-                };
-                let settings = Settings {
-                    log: directory.join(format!("{}.log", model.name.model())),
-                    directory: place,
-                    start_limit: NEVER,
-                    stop_limit: Duration::from_secs(5),
-                    memory_limit: Duration::ZERO,
-                    sleep_limit: Duration::from_secs(5),
-                    heartbeat: Duration::ZERO,
                 };
                 Engine::new(plan, installation, spawner.clone(), settings, Arc::new(Unknown))
             }),

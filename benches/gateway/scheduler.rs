@@ -107,19 +107,13 @@ fn settings(directory: &Path) -> scheduler::Settings {
 
 fn factory(directory: &Path, spawner: Spawner) -> Factory {
     let hardware = Hardware { nvidia: false, bfloat16: true, memory_available: 64 << 30, gpus: Vec::new() };
-    let directory = directory.to_owned();
+    let (directory, place) = (directory.to_owned(), directory.to_owned());
     Factory {
         plan: Box::new(move |name, model| Plan::called(name, model, &hardware, &Wishes::default())),
-        engine: Box::new(move |model, plan| {
-            let place = directory.join(model.name.model());
-            let installation = Installation {
-                program: env!("CARGO_BIN_EXE_fake-vllm").into(),
-                preloads: Vec::new(),
-                cache: directory.join("cache"),
-                environment: Vec::new(),
-            };
+        settings: Box::new(move |model| {
+            let place = place.join(model.name.model());
             let limit = Duration::from_secs(60);
-            let settings = Settings {
+            Settings {
                 log: place.join("vllm.log"),
                 directory: place,
                 start_limit: limit,
@@ -127,6 +121,14 @@ fn factory(directory: &Path, spawner: Spawner) -> Factory {
                 stop_limit: limit,
                 memory_limit: Duration::ZERO,
                 sleep_limit: limit,
+            }
+        }),
+        engine: Box::new(move |plan, settings| {
+            let installation = Installation {
+                program: env!("CARGO_BIN_EXE_fake-vllm").into(),
+                preloads: Vec::new(),
+                cache: directory.join("cache"),
+                environment: Vec::new(),
             };
             Engine::new(plan, installation, spawner.clone(), settings, Arc::new(Unknown))
         }),

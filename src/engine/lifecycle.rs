@@ -55,7 +55,7 @@ use crate::init::Spawner;
 use crate::model::plan::Plan;
 
 /// Where an engine lives and how patient vllama is with it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Directory for the generations' directories.
     pub directory: PathBuf,

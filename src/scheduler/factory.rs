@@ -5,7 +5,7 @@ use std::fmt;
 use super::KeepAlive;
 use super::core::Needs;
 use super::figures::Figure;
-use crate::engine::Engine;
+use crate::engine::{Engine, Settings};
 use crate::gpu;
 use crate::model::Installed;
 use crate::model::plan::{Device, Plan};
@@ -15,13 +15,17 @@ const USUAL_START: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Plans the engine of a model, which requests call by this name.
 type MakePlan = dyn Fn(&str, &Installed) -> Plan + Send + Sync;
-/// Makes the engine of a model by its plan.
-type MakeEngine = dyn Fn(&Installed, Plan) -> Engine + Send + Sync;
+/// Tells where the engine of a model lives and how patient vllama is with it.
+type Settle = dyn Fn(&Installed) -> Settings + Send + Sync;
+/// Makes an engine.
+type MakeEngine = dyn Fn(Plan, Settings) -> Engine + Send + Sync;
 
 /// Makes plans and engines, and knows what there is to run them on.
 pub struct Factory {
     /// All choices for the engine of a model, and the name requests call it by. Pure and quick: it is asked at every start.
     pub plan: Box<MakePlan>,
+    /// What is asked at every start too, for the operator may have changed it.
+    pub settings: Box<Settle>,
     /// An engine for a plan, not started.
     pub engine: Box<MakeEngine>,
     /// The keep-alive of a model whose requests name none.

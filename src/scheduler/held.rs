@@ -16,7 +16,7 @@ use super::keeper::Command;
 use super::remedies::{self, Remedies};
 use super::retire::Retired;
 use super::suspects::Suspects;
-use crate::engine::{Engine, State, Status};
+use crate::engine::{Engine, Settings, State, Status};
 use crate::model::plan::{Device, Plan};
 use crate::model::{Installed, ParserChoice};
 
@@ -44,8 +44,10 @@ pub(super) struct Held {
     /// What has happened to the engines that were made for it before this one.
     before: Totals,
     plan: Plan,
-    /// Made at its first start.
+    /// Made at its first start, and made anew where plan or settings have changed.
     engine: Option<(Engine, watch::Receiver<Status>)>,
+    /// Those it was made with.
+    settings: Option<Settings>,
     /// The name its figures are remembered by.
     figures: String,
     /// The name changes of its plan are remembered by.
@@ -77,6 +79,7 @@ impl Held {
             replayed: Arc::default(),
             before: Totals::default(),
             engine: None,
+            settings: None,
             used_before: None,
             reported: None,
             timed: 0,
@@ -144,9 +147,10 @@ impl Held {
         if let Some(visible) = factory.devices.visible(place) {
             plan = plan.on_gpus(&visible);
         }
-        let is_new = self.engine.is_none() || plan != self.plan;
+        let settings = (factory.settings)(&self.model);
+        let is_new = plan != self.plan || self.settings.as_ref() != Some(&settings);
         if is_new {
-            let engine = (factory.engine)(&self.model, plan.clone());
+            let engine = (factory.engine)(plan.clone(), settings.clone());
             let status = engine.status();
             tokio::spawn(tell_changes(id, status.clone(), commands.clone()));
             if let Some((_, last)) = self.engine.replace((engine, status)) {
@@ -154,6 +158,7 @@ impl Held {
             }
             self.figures = figures::key(&self.key, &factory.hardware, &plan);
             self.plan = plan;
+            self.settings = Some(settings);
             self.timed = 0;
         }
         self.used_before = factory.devices.used(place);

@@ -2,7 +2,10 @@
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Request, Vllama};
+use serde_json::json;
+
+use crate::harness::vllama::chat;
+use crate::harness::{Request, Vllama, default_model};
 
 /// Status of an answer to a page of this origin.
 async fn asked_by(vllama: &Vllama, origin: &str) -> u16 {
@@ -38,6 +41,22 @@ async fn what_may_change_holds_from_the_next_request_on_and_what_may_not_asks_fo
     assert!(told.is_some_and(|text| text.contains("vllama.toml:2: max_queue")), "{told:?}");
     assert_eq!(asked_by(&vllama, "https://a.example").await, 200);
     vllama.stop().await;
+}
+
+#[tokio::test]
+async fn another_heartbeat_holds_for_a_model_that_is_loaded_again() {
+    let builder = Vllama::with_fake();
+    let file = builder.path().join("vllama.toml");
+    std::fs::write(&file, "heartbeat = 0").expect("a configuration file");
+    let vllama = builder.env("VLLAMA_CONFIG", &file.to_string_lossy()).start().await;
+    std::fs::write(&file, "heartbeat = \"300ms\"").expect("a configuration file");
+    vllama.signal(Signal::SIGHUP);
+    vllama.says("the configuration has been read again").await;
+    vllama.post("/api/generate", &json!({"model": default_model::NAME, "keep_alive": 0, "stream": false})).await;
+    vllama.engine_state("stopped").await;
+    let request = Request::post("/api/chat", &chat("FAKE:hang 1", true));
+    let _hung = vllama.client.send(&request).await.expect("a request on its way");
+    vllama.says("the engine hung: no step and no token").await;
 }
 
 #[tokio::test]

@@ -51,10 +51,10 @@ pub(super) fn factory(
         plan: Box::new(move |name, model| {
             Plan::called(name, model, &hardware, &planning::wishes(&planned.borrow().config, &model.name))
         }),
-        engine: Box::new(move |model, plan| {
+        settings: Box::new(move |model| {
             let name = run_directory::engine(model);
             let wanted = wanted.borrow().clone();
-            let settings = Settings {
+            Settings {
                 log: logs.join(&name).join("vllm.log"),
                 directory: run.join(name),
                 start_limit: wanted.config.start_limit,
@@ -66,7 +66,9 @@ pub(super) fn factory(
                 stop_limit: wanted.config.stop_limit,
                 memory_limit: Settings::MEMORY_LIMIT,
                 sleep_limit: Settings::SLEEP_LIMIT,
-            };
+            }
+        }),
+        engine: Box::new(move |plan, settings| {
             Engine::new(plan, installation.clone(), spawner.clone(), settings, machine.clone())
         }),
         devices,
