@@ -7,13 +7,15 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::command::PLACE;
 use crate::init::{kill_strays, strays};
 
+/// Where shared memory has its names.
+const SHARED_MEMORY: &str = "/dev/shm";
 /// Longest path a Unix socket may have, in bytes.
 const SOCKET_PATH_LIMIT: usize = 107;
 /// What vLLM appends to a generation's directory for a ZMQ socket: a slash and a UUID.
@@ -58,14 +60,19 @@ impl Generation {
     /// Notes the shared memory that these processes map now, or have open to map it.
     pub fn note_segments(&mut self, pids: &[i32]) {
         self.pids.extend(pids);
+        let mut inodes = BTreeSet::new();
         for pid in pids {
             // A process may be gone by now.
             let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-            self.segments.extend(maps.lines().filter_map(mapped_segment).map(str::to_owned));
+            inodes.extend(maps.lines().filter_map(mapped_segment));
             let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-            let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
-            self.segments.extend(open.filter_map(|path| mapped_segment(path.to_str()?).map(str::to_owned)));
+            let open =
+                open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|path| path.starts_with(SHARED_MEMORY)));
+            inodes.extend(open.filter_map(|entry| Some(fs::metadata(entry.path()).ok()?.ino())));
         }
+        let there = fs::read_dir(SHARED_MEMORY).into_iter().flatten().flatten();
+        let theirs = there.filter(|entry| inodes.contains(&entry.ino()));
+        self.segments.extend(theirs.filter_map(|entry| entry.file_name().into_string().ok()));
     }
 
     /// Removes what engines of an earlier vllama left in this engine's directory: one that was killed could not. Gives
@@ -95,7 +102,7 @@ impl Generation {
         let openmp = self.pids.iter().map(|pid| format!("__KMP_REGISTERED_LIB_{pid}_0"));
         let mapped = self.segments.into_iter().filter(|name| is_engine_segment(name));
         for name in mapped.chain(openmp) {
-            match fs::remove_file(Path::new("/dev/shm").join(&name)) {
+            match fs::remove_file(Path::new(SHARED_MEMORY).join(&name)) {
                 Ok(()) => tracing::debug!(segment = name, "removed shared memory the engine left behind"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -118,10 +125,12 @@ fn remove(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// The name below /dev/shm that a line of `/proc/<pid>/maps`, or a descriptor's path, tells of.
-fn mapped_segment(line: &str) -> Option<&str> {
-    let (_, name) = line.split_once("/dev/shm/")?;
-    (!name.ends_with(" (deleted)") && !name.contains('/')).then_some(name)
+/// The inode below /dev/shm that a line of `/proc/<pid>/maps` tells of. Its path does not do: a semaphore is made under
+/// a name that is deleted at once, after a second link to it, and whoever made it maps it under the deleted one for ever.
+fn mapped_segment(line: &str) -> Option<u64> {
+    let mut fields = line.split_ascii_whitespace();
+    let inode = fields.nth(4)?.parse().ok()?;
+    Path::new(fields.next()?).starts_with(SHARED_MEMORY).then_some(inode)
 }
 
 /// Whether vLLM, Python or NCCL makes segments of that name. With `--ipc=host` an engine may map others' segments too.
@@ -157,10 +166,26 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_found_by_whoever_has_it_under_a_name_that_is_gone() {
+        let run = tempfile::tempdir().expect("a directory");
+        let own = std::process::id();
+        let [first, name] =
+            ["sem.", "sem.mp-"].map(|prefix| Path::new(SHARED_MEMORY).join(format!("{prefix}test{own}")));
+        let _held = fs::File::create(&first).expect("made");
+        fs::hard_link(&first, &name).expect("linked");
+        fs::remove_file(&first).expect("removed");
+        let mut generation = Generation::create(run.path(), 1).expect("created");
+        generation.note_segments(&[i32::try_from(own).expect("a pid")]);
+        generation.sweep().expect("swept");
+        assert!(!name.exists());
+    }
+
+    #[test]
     fn only_segments_of_engines_are_recognised() {
-        assert_eq!(mapped_segment("7f00-7f01 rw-s 0 00:17 5  /dev/shm/psm_1a2b"), Some("psm_1a2b"));
-        assert_eq!(mapped_segment("7f00-7f01 rw-s 0 00:17 5  /dev/shm/sem.mp-x (deleted)"), None);
+        assert_eq!(mapped_segment("7f00-7f01 rw-s 0 00:17 5  /dev/shm/psm_1a2b"), Some(5));
+        assert_eq!(mapped_segment("7f00-7f01 rw-s 0 00:17 6  /dev/shm/sem.katKJV (deleted)"), Some(6));
         assert_eq!(mapped_segment("7f00-7f01 r-xp 0 00:17 5  /usr/lib/libc.so"), None);
+        assert_eq!(mapped_segment("7f00-7f01 rw-p 0 00:00 0 "), None);
         assert!(is_engine_segment("psm_1") && !is_engine_segment("postgres.1"));
     }
 }

@@ -122,7 +122,7 @@ struct Real {
 /// What is there when all is well.
 struct Held {
     processes: Vec<String>,
-    segments: usize,
+    segments: BTreeSet<String>,
     usage: Usage,
 }
 
@@ -130,7 +130,7 @@ impl Held {
     fn by(vllama: &Vllama) -> Self {
         let mut processes: Vec<_> = vllama.processes().into_iter().map(|process| process.name).collect();
         processes.sort_unstable();
-        Self { processes, segments: segments().len(), usage: Usage::of(vllama) }
+        Self { processes, segments: segments(), usage: Usage::of(vllama) }
     }
 }
 
@@ -222,7 +222,7 @@ impl Real {
         let mut is_as_before = async || {
             held = Held::by(&self.vllama);
             let few = held.usage.descriptors <= usage.descriptors && held.usage.threads <= usage.threads + THREADS;
-            (few && held.processes == *processes && held.segments == *segments).then_some(())
+            (few && held.processes == *processes && held.segments.len() == segments.len()).then_some(())
         };
         let all = async {
             while is_as_before().await.is_none() {
@@ -230,7 +230,7 @@ impl Real {
             }
         };
         let in_time = tokio::time::timeout(Duration::from_secs(20), all).await.is_ok();
-        let now = (&held.processes, held.segments, held.usage);
+        let now = (&held.processes, &held.segments, held.usage);
         assert!(in_time, "as it was after {fault}: {now:?} instead of {:?}", (processes, segments, usage));
         assert_eq!(self.vllama.generations().len(), 1, "directories of generations after {fault}");
         within(PATIENCE, "the engine has no requests", async || {
