@@ -78,7 +78,7 @@ pub(crate) async fn load(vllama: &Vllama, model: &str) {
     assert_eq!(answer["done_reason"], "load");
 }
 
-/// Unloads a chat model, and waits until its engine has gone.
+/// Unloads a model, and waits until its engine has gone.
 pub(crate) async fn unload(vllama: &Vllama, model: &str) {
     let answer = answered(vllama, "/api/generate", &json!({"model": model, "keep_alive": 0, "stream": false})).await;
     assert_eq!(answer["done_reason"], "unload");
@@ -90,8 +90,13 @@ pub(crate) async fn unload(vllama: &Vllama, model: &str) {
 }
 
 async fn stop_while_streaming(mut vllama: Vllama) {
-    configure(&vllama, ROOM_FOR_ONE).await;
     load(&vllama, MODEL).await;
+    let loaded = vllama.get("/api/ps").await.json();
+    for model in loaded["models"].as_array().unwrap().iter().filter_map(|model| model["name"].as_str()) {
+        if model != MODEL {
+            unload(&vllama, model).await;
+        }
+    }
     within(LOAD, "one engine is left", async || (vllama.generations().len() == 1).then_some(())).await;
     let body = json!({"model": MODEL, "prompt": "Write a long story.", "options": {"num_predict": 3000}});
     let mut exchange = vllama.client.send(&Request::post("/api/generate", &body)).await.unwrap();
